@@ -1,0 +1,92 @@
+"""The errors of the devices part.
+
+::
+
+    DeviceError                a source of samples failed (exit code 1)
+    ├── PreprocessError        a preprocessing specification is wrong: names the key
+    ├── SourceError            a folder, list or table of samples is missing, empty or unusable
+    ├── BadSample              one file or one array cannot be used: path and reason
+    ├── MissingExtra           an optional package is not installed: names the pip line
+    └── DeviceUnavailable      a microphone or camera is absent or busy (exit code 4)
+
+Every message says what failed, what was left unchanged and what to do next.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+__all__ = [
+    "BadSample",
+    "DeviceError",
+    "DeviceUnavailable",
+    "MissingExtra",
+    "PreprocessError",
+    "SourceError",
+]
+
+
+class DeviceError(Exception):
+    """Root of every error that this part raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class PreprocessError(DeviceError):
+    """A preprocessing specification is wrong; ``key`` names the entry at fault."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        self.key = key
+        self.problem = problem
+        super().__init__(
+            f"preprocessing key {key!r}: {problem}. No sample was read; correct this key "
+            "in the specification that came with the model, or export the model again."
+        )
+
+    def __reduce__(self) -> tuple[type[PreprocessError], tuple[str, str]]:
+        return type(self), (self.key, self.problem)
+
+
+class SourceError(DeviceError):
+    """A folder, list or label table is missing, empty or unusable as a whole."""
+
+
+class BadSample(DeviceError):  # noqa: N818 - read as what happened
+    """One sample cannot be used; ``path`` is None for an array that came from memory."""
+
+    def __init__(self, path: Path | None, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        subject = "sample from memory" if path is None else str(path)
+        super().__init__(
+            f"{subject}: {reason}. The sample was skipped and nothing was changed; "
+            "replace it or leave it out."
+        )
+
+    def __reduce__(self) -> tuple[type[BadSample], tuple[Path | None, str]]:
+        # Exceptions are rebuilt from ``args`` by default, which holds the message only;
+        # a worker process that reports a bad sample needs both fields.
+        return type(self), (self.path, self.reason)
+
+
+class MissingExtra(DeviceError):  # noqa: N818 - read as what happened
+    """An optional package is needed and not installed; ``extra`` names what brings it."""
+
+    def __init__(self, purpose: str, package: str, extra: str = "audio") -> None:
+        self.purpose = purpose
+        self.package = package
+        self.extra = extra
+        super().__init__(
+            f"{purpose} needs the package {package}, which cannot be imported. "
+            f'Nothing was changed; install it with: pip install "edgeprune[{extra}]"'
+        )
+
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str, str]]:
+        return type(self), (self.purpose, self.package, self.extra)
+
+
+class DeviceUnavailable(DeviceError):  # noqa: N818 - read as what happened
+    """A live device (microphone, camera) is absent, busy or refused to start."""
+
+    exit_code: ClassVar[int] = 4

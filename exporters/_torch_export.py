@@ -1,0 +1,227 @@
+"""From a PyTorch module to an ONNX model that still has its parameters' names."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from ..runtime.errors import ExportError, MissingExtra
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["check_module", "evaluating", "example_tensor", "parameters_sha256", "torch_function"]
+__all__ += ["to_onnx"]
+
+_LOGGERS = ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+
+
+def check_module(module: Any) -> None:
+    """Refuse what cannot be exported exactly.
+
+    Raises:
+        ExportError: no module, or parameters that are not float32.
+        MissingExtra: torch is not installed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtra(
+            "exporting needs PyTorch. Install it: pip install 'edgeprune[export]'"
+        ) from error
+    if not isinstance(module, torch.nn.Module):
+        raise ExportError(f"expected a torch.nn.Module, got {type(module).__name__}.")
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    for name, tensor in tensors:
+        if (tensor.is_floating_point() and tensor.dtype != torch.float32) or tensor.is_quantized:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ExportError(
+                f"{name} is {kind}; edgeprune exports float32 networks. Convert it with "
+                "module.float() first. Nothing was written."
+            )
+    if any("quantized" in type(part).__module__ for part in module.modules()):
+        raise ExportError("the network is quantised; export it before quantisation.")
+
+
+@contextlib.contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Put every submodule into evaluation mode, and back as each was."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def example_tensor(example: Any) -> torch.Tensor:
+    """The one example input as a float32 tensor with a batch of two.
+
+    A batch of one would be taken for a constant by torch.export.
+
+    Raises:
+        ExportError: several inputs, or no floating-point array with a batch axis.
+    """
+    import torch
+
+    items = list(example) if isinstance(example, tuple | list) else [example]
+    if len(items) != 1:
+        raise ExportError(f"{len(items)} example inputs; edgeprune exports networks with one.")
+    try:
+        tensor = torch.as_tensor(
+            np.asarray(items[0]) if not torch.is_tensor(items[0]) else items[0]
+        )
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"the example input is no array: {error}") from error
+    if tensor.ndim < 2 or not tensor.is_floating_point() or 0 in tensor.shape:
+        raise ExportError(
+            f"the example input has shape {tuple(tensor.shape)} and type {tensor.dtype}; expected "
+            "floating-point values with the batch first, such as (1, 3, 224, 224)."
+        )
+    first = tensor[:1].detach().cpu().to(torch.float32)
+    return torch.cat([first, first])
+
+
+def torch_function(module: torch.nn.Module) -> Any:
+    """The module as a function from a numpy batch to a numpy array, with clear errors."""
+
+    def run(values: NDArray[Any]) -> NDArray[Any]:
+        import torch
+
+        with evaluating(module), torch.inference_mode():
+            try:
+                output = module(torch.from_numpy(np.ascontiguousarray(values, np.float32)))
+            except Exception as error:  # whatever the user's module raises
+                raise ExportError(
+                    f"the network does not accept an input of shape {values.shape}: "
+                    f"{type(error).__name__}: {_first_line(error)}. Nothing was written."
+                ) from error
+        return _one_output(output)
+
+    return run
+
+
+def _one_output(output: Any) -> NDArray[Any]:
+    import torch
+
+    if isinstance(output, tuple | list) and len(output) == 1:
+        output = output[0]
+    if not torch.is_tensor(output):
+        count = f" of {len(output)}" if hasattr(output, "__len__") else ""
+        raise ExportError(
+            f"the network returns a {type(output).__name__}{count}; edgeprune exports networks "
+            "that return one tensor. Wrap it in a module that does. Nothing was written."
+        )
+    return np.asarray(output.numpy())
+
+
+def parameters_sha256(module: torch.nn.Module) -> str:
+    """Hash of all parameters and buffers with their names, in a fixed order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode() + b"\0")
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def to_onnx(
+    module: torch.nn.Module, example: torch.Tensor, *, opset: int, dynamo: bool
+) -> onnx.ModelProto:
+    """Export in evaluation mode with a free batch size, BatchNorm not yet folded.
+
+    Raises:
+        ExportError: torch's exporter refuses the module.
+    """
+    run = _with_dynamo if dynamo else _with_torchscript
+    with evaluating(module), _quiet():
+        try:
+            return run(module, example, opset)
+        except ImportError as error:
+            raise MissingExtra(
+                f"exporting needs {error.name}. Install it: pip install 'edgeprune[export]'"
+            ) from error
+        except Exception as error:  # torch's exporters raise a zoo of types
+            other = "dynamo=False" if dynamo else "dynamo=True"
+            raise ExportError(
+                f"PyTorch could not export the network: {_first_line(error)}. Does it accept any "
+                f"batch size, without control flow on values? Otherwise try {other}. "
+                "Nothing was written."
+            ) from error
+
+
+def _with_dynamo(module: torch.nn.Module, example: torch.Tensor, opset: int) -> onnx.ModelProto:
+    import torch
+
+    program = torch.onnx.export(
+        module,
+        (example,),
+        dynamo=True,
+        optimize=False,
+        dynamic_shapes=({0: "batch"},),
+        opset_version=opset,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    assert isinstance(model, onnx.ModelProto)
+    return model
+
+
+def _with_torchscript(module: torch.nn.Module, example: torch.Tensor, opset: int) -> Any:
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "source.onnx"
+        torch.onnx.export(
+            module,
+            (example,),
+            str(path),
+            dynamo=False,
+            opset_version=opset,
+            input_names=["input"],
+            output_names=["output"],
+            dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}},
+            # PRESERVE keeps BatchNorm, which EVAL would fold with the names of the weights lost;
+            # the module itself is in evaluation mode.
+            training=torch.onnx.TrainingMode.PRESERVE,
+        )
+        return onnx.load(path)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' progress lines, log records and warnings to themselves."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    nowhere = io.StringIO()
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stderr(nowhere),
+        contextlib.redirect_stdout(nowhere),
+    ):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of a message that says something."""
+    lines = [line.strip(" \t#") for line in str(error).splitlines()]
+    return next((line for line in lines if len(line) > 3), type(error).__name__)[:300]

@@ -1,0 +1,1 @@
+"""Networks and training recipes that the project ships."""

@@ -1,0 +1,1 @@
+"""All that runs on the device: numpy, onnx and onnxruntime, nothing heavier."""

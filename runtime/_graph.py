@@ -1,0 +1,157 @@
+"""Cutting a model into pieces: sub-models, cut points and probes.
+
+A position ``p`` is an index into `Graph.nodes`, the nodes on the path of the data (those that
+compute effective weights are left out: they ride along with their operators). The cut at ``p``
+stands before node ``p``; `Graph.live` names the tensors that must be known there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from ._ort import make_session
+from .artifact import Artifact, Operator
+
+__all__ = ["Graph"]
+
+WEIGHT_NODE = "edgeprune/"
+_FLOAT_BYTES = 4
+
+
+class Graph:
+    """The data path of an artifact's graph, with the shapes of its tensors."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        self.model = artifact.model
+        graph = self.model.graph
+        self.nodes = [node for node in graph.node if not node.name.startswith(WEIGHT_NODE)]
+        self.input = artifact.info.input_name
+        self.output = artifact.info.output_name
+        self._producer = {name: node for node in graph.node for name in node.output}
+        self._position = {
+            name: index for index, node in enumerate(self.nodes) for name in node.output
+        }
+        self._initializers = {tensor.name: tensor for tensor in graph.initializer}
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of the tensors on the data path, as far as they can be inferred."""
+        inferred = onnx.shape_inference.infer_shapes(self.model, data_prop=True)
+        graph = inferred.graph
+        return {
+            value.name: tuple(dim.dim_value or None for dim in value.type.tensor_type.shape.dim)
+            for value in (*graph.input, *graph.value_info, *graph.output)
+            if value.type.tensor_type.HasField("shape")
+        }
+
+    def produced_at(self, tensor: str) -> int:
+        """Position of the node that writes `tensor`; -1 for the network's input."""
+        return self._position.get(tensor, -1)
+
+    def consumed_at(self, operator: Operator) -> int:
+        """Position of the node of `operator`."""
+        return self._position[operator.output]
+
+    def live(self, position: int) -> tuple[str, ...]:
+        """Tensors that the nodes from `position` on need and earlier ones have made."""
+        needed = {name for node in self.nodes[position:] for name in node.input}
+        needed.add(self.output)
+        known = [self.input, *(n for node in self.nodes[:position] for n in node.output)]
+        return tuple(name for name in known if name in needed)
+
+    def live_bytes(self, position: int) -> int | None:
+        """Bytes of one sample's live tensors at `position`; None where a shape is unknown."""
+        total = 0
+        for name in self.live(position):
+            shape = self.shapes.get(name)
+            if shape is None or None in shape[1:]:
+                return None
+            total += _FLOAT_BYTES * int(np.prod(shape[1:], dtype=np.int64))
+        return total
+
+    def session(
+        self,
+        feeds: Sequence[str],
+        outputs: Sequence[str],
+        tensors: Mapping[str, NDArray[Any]],
+        threads: int,
+    ) -> Any:
+        """A session of the part of the model that computes `outputs` from `feeds`.
+
+        `tensors` are the network's external tensors; those that the part does not read are ignored.
+        """
+        return self._build(feeds, outputs, (), tensors, threads)
+
+    def probed_session(
+        self, sites: Sequence[str], tensors: Mapping[str, NDArray[Any]], threads: int
+    ) -> tuple[Any, list[str]]:
+        """A session of the whole model with a pooled probe on each of `sites`.
+
+        Returns:
+            The session and the names of the probes: a tensor's mean over its spatial axes, shape
+            ``(batch, channels, 1, …)``, by GlobalAveragePool, which stays inside ONNX Runtime's
+            blocked layout; tensors without spatial axes are their own probes.
+        """
+        pooled = [name for name in sites if len(self.shapes[name]) > 2]
+        nodes = [
+            helper.make_node("GlobalAveragePool", [name], [f"edgeprune.probe.{name}"])
+            for name in pooled
+        ]
+        names = [f"edgeprune.probe.{name}" if name in pooled else name for name in sites]
+        outputs = [self.output, *names]
+        return self._build([self.input], outputs, nodes, tensors, threads), names
+
+    def _build(
+        self,
+        feeds: Sequence[str],
+        outputs: Sequence[str],
+        extra: Sequence[Any],
+        tensors: Mapping[str, NDArray[Any]],
+        threads: int,
+    ) -> Any:
+        graph = self._part(feeds, outputs, extra)
+        model = helper.make_model(
+            graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version
+        )
+        read = {t.name: tensors[t.name] for t in graph.initializer if t.name in tensors}
+        return make_session(model.SerializeToString(), read, threads=threads)
+
+    def _part(self, feeds: Sequence[str], outputs: Sequence[str], extra: Sequence[Any]) -> Any:
+        made = {name for node in extra for name in node.output}
+        wanted = [name for name in outputs if name not in made]
+        needed = self._needed([*wanted, *(n for node in extra for n in node.input)], set(feeds))
+        nodes = [node for node in self.model.graph.node if node.output[0] in needed]
+        used = {name for node in nodes for name in node.input}
+        return helper.make_graph(
+            [*nodes, *extra],
+            "edgeprune",
+            [self._value(name) for name in feeds],
+            [self._value(name) for name in dict.fromkeys(outputs)],
+            [tensor for name, tensor in self._initializers.items() if name in used],
+        )
+
+    def _needed(self, wanted: Iterable[str], known: set[str]) -> set[str]:
+        """First outputs of every node that must run to make `wanted` from `known`."""
+        needed: set[str] = set()
+        stack = list(wanted)
+        while stack:
+            name = stack.pop()
+            node = self._producer.get(name)
+            if name in known or node is None or node.output[0] in needed:
+                continue
+            needed.add(node.output[0])
+            stack.extend(node.input)
+        return needed
+
+    def _value(self, name: str) -> Any:
+        shape = self.shapes.get(name)
+        dims = None if shape is None else ["batch", *shape[1:]]
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)

@@ -1,0 +1,101 @@
+"""The one place that imports onnxruntime.
+
+Telemetry is switched off before it is imported: from 1.29 on, ONNX Runtime reports from Linux unless
+told not to. Spinning is off (a waiting thread must not burn a board's battery) and thread counts are
+always explicit (a container's CPU limit is not what ONNX Runtime counts).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ArtifactError, InputError
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime as ort
+
+__all__ = ["ORT_VERSION", "InferenceSession", "make_session", "run"]
+
+ort.disable_telemetry_events()
+ORT_VERSION: str = ort.__version__
+InferenceSession = ort.InferenceSession
+_FOLDER_KEY = "session.model_external_initializers_file_folder_path"
+_ERRORS_ONLY = 3
+
+
+def make_session(
+    model: bytes | Path,
+    tensors: Mapping[str, NDArray[Any]] | None = None,
+    *,
+    threads: int = 1,
+    folder: Path | None = None,
+    optimized_model: Path | None = None,
+) -> Any:
+    """Build an inference session on the CPU.
+
+    Args:
+        model: a serialised model, or the path of one.
+        tensors: values for external initializers by name; they replace what stands on disk before
+            any graph optimisation, so masks among them cost nothing at run time.
+        threads: threads that one operator may use.
+        folder: where a model given as bytes finds external tensors that `tensors` does not hold.
+        optimized_model: write the optimised graph there, for tests and for the curious.
+
+    Raises:
+        ArtifactError: ONNX Runtime cannot load the model.
+    """
+    options = _options(threads)
+    if folder is not None:
+        options.add_session_config_entry(_FOLDER_KEY, str(folder))
+    if optimized_model is not None:
+        options.optimized_model_filepath = str(optimized_model)
+    injected = _inject(options, tensors or {})
+    source: Any = model if isinstance(model, bytes) else str(model)
+    try:
+        session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exception types share no public base class
+        name = "the model" if isinstance(model, bytes) else str(model)
+        raise ArtifactError(f"ONNX Runtime {ORT_VERSION} cannot load {name}: {error}") from error
+    session.edgeprune_injected = injected  # ONNX Runtime only borrows their memory
+    return session
+
+
+def _options(threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = _ERRORS_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+def _inject(options: Any, tensors: Mapping[str, NDArray[Any]]) -> list[Any]:
+    names = list(tensors)
+    if not names:
+        return []
+    # Over a read-only memory map ONNX Runtime would be handed memory that a rewrite of the file
+    # could change under it; contiguous arrays that we own are copied only when they must be.
+    values = [
+        ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensors[name])) for name in names
+    ]
+    options.add_external_initializers(names, values)
+    return values
+
+
+def run(
+    session: Any, outputs: Sequence[str] | None, feeds: Mapping[str, NDArray[Any]]
+) -> list[Any]:
+    """Run a session; ONNX Runtime's complaint about an input becomes an `InputError`."""
+    try:
+        return list(session.run(outputs, dict(feeds)))
+    except Exception as error:  # onnxruntime's exception types share no public base class
+        shapes = {name: value.shape for name, value in feeds.items()}
+        raise InputError(f"the model refused an input of shape {shapes}: {error}") from error

@@ -1,0 +1,89 @@
+"""Which groups are pruned, how far, and where their consumers read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._graph import Graph
+from .artifact import Artifact, ChannelGroup, Operator
+
+__all__ = ["Scope", "Site", "find_sites", "groups_in_scope", "keep_counts"]
+
+Scope = Literal["hidden", "all"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A tensor that dense operators read: where masks act and repair is fitted.
+
+    ``units`` says for each channel of the tensor which unit of the concatenated `groups` it is.
+    """
+
+    tensor: str
+    operators: tuple[Operator, ...]
+    groups: tuple[str, ...]
+    units: NDArray[np.int64]
+    channel_axis: int
+
+    @property
+    def simple(self) -> bool:
+        """One group, each unit one channel, in order."""
+        return len(self.groups) == 1 and bool(
+            np.array_equal(self.units, np.arange(len(self.units)))
+        )
+
+
+def channel_axis(operator: Operator) -> int:
+    """The axis of the operator's input and output that holds channels."""
+    return -1 if operator.op in ("Gemm", "MatMul") else 1
+
+
+def find_sites(graph: Graph) -> list[Site]:
+    """Every tensor that a masked operator reads, in the order in which it is first read."""
+    artifact = graph.artifact
+    readers: dict[str, list[Operator]] = {}
+    for operator in artifact.info.operators:
+        if operator.masked:
+            readers.setdefault(operator.input, []).append(operator)
+    sites = [
+        Site(
+            tensor,
+            tuple(operators),
+            operators[0].reads,
+            artifact.mask_index(operators[0]),
+            channel_axis(operators[0]),
+        )
+        for tensor, operators in readers.items()
+    ]
+    return sorted(sites, key=lambda site: first_use(graph, site))
+
+
+def first_use(graph: Graph, site: Site) -> int:
+    """Position of the first node that reads the site."""
+    return min(graph.consumed_at(operator) for operator in site.operators)
+
+
+def groups_in_scope(artifact: Artifact, scope: Scope) -> tuple[ChannelGroup, ...]:
+    """The groups that may be pruned.
+
+    ``hidden`` leaves the residual streams and the linear bottlenecks alone: what they carry is read by
+    many layers, and nothing in between can stand in for it.
+    """
+    return tuple(g for g in artifact.info.prunable if scope == "all" or g.kind == "hidden")
+
+
+def keep_counts(
+    groups: tuple[ChannelGroup, ...], sparsity: float, channel_multiple: int
+) -> Mapping[str, int]:
+    """How many units each group keeps: the same share everywhere, rounded for the board."""
+    counts: dict[str, int] = {}
+    for group in groups:
+        multiple = min(channel_multiple, group.units)
+        wanted = round(group.units * (1.0 - sparsity) / multiple) * multiple
+        counts[group.name] = int(np.clip(wanted, multiple, group.units))
+    return counts

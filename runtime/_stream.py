@@ -1,0 +1,70 @@
+"""Samples in batches, gone over as often as needed, never all in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError
+
+__all__ = ["Batches", "SampleSource"]
+
+
+class SampleSource(Protocol):
+    """Samples by index: float32 arrays without a batch axis, or None for one that is unusable."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> NDArray[np.float32] | None: ...
+
+
+class Batches:
+    """A fixed choice of samples, given out in batches of shape ``(n, …)``."""
+
+    def __init__(
+        self,
+        source: SampleSource,
+        indices: Sequence[int],
+        batch_size: int,
+        shape: Sequence[int | None] = (),
+    ) -> None:
+        self._source = source
+        self.indices = list(indices)
+        self.batch_size = batch_size
+        self._shape = tuple(shape)
+
+    def __len__(self) -> int:
+        """Number of samples (an unusable one counts until it has been met)."""
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        """Go over the samples once; those that turn out unusable are left out from then on."""
+        pending: list[NDArray[np.float32]] = []
+        bad: set[int] = set()
+        for index in list(self.indices):
+            sample = self._source[index]
+            if sample is None:
+                bad.add(index)
+                continue
+            pending.append(self._checked(sample))
+            if len(pending) == self.batch_size:
+                yield np.stack(pending)
+                pending = []
+        self.indices = [index for index in self.indices if index not in bad]
+        if pending:
+            yield np.stack(pending)
+
+    def _checked(self, sample: NDArray[np.float32]) -> NDArray[np.float32]:
+        expected = self._shape[1:]
+        fits = len(expected) == sample.ndim and all(
+            want is None or want == have for want, have in zip(expected, sample.shape, strict=True)
+        )
+        if self._shape and not fits:
+            raise InputError(
+                f"a sample has shape {sample.shape}; the model takes {expected}. Nothing was "
+                "changed. Check the preprocessing that the model was exported with."
+            )
+        return np.ascontiguousarray(sample, dtype=np.float32)

@@ -1,0 +1,67 @@
+"""Which classes this user meets: the class prior, re-estimated without labels."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["estimate_prior", "log_softmax", "prior_shift", "softmax"]
+
+Float64 = NDArray[np.float64]
+_ITERATIONS = 200
+_TOLERANCE = 1e-6
+
+
+def log_softmax(logits: NDArray[np.floating]) -> Float64:
+    """Logarithms of the class probabilities over the last axis, float64."""
+    wide = logits.astype(np.float64)
+    wide = wide - wide.max(-1, keepdims=True)
+    return np.asarray(wide - np.log(np.exp(wide).sum(-1, keepdims=True)), np.float64)
+
+
+def softmax(logits: NDArray[np.floating]) -> Float64:
+    """Class probabilities over the last axis, float64."""
+    return np.exp(log_softmax(logits))
+
+
+def estimate_prior(logits: NDArray[np.floating], pseudo_counts: float = 0.0) -> Float64:
+    """Estimate the user's class prior from unlabelled predictions by expectation maximisation.
+
+    Saerens, Latinne and Decaestecker (2002), section 2.2, from a uniform start: the network is taken
+    to have been trained on balanced classes.
+
+    Args:
+        logits: dense network's outputs on the user's samples, ``(samples, classes)``.
+        pseudo_counts: samples' worth of uniform prior to mix in; a guard against few samples.
+
+    Returns:
+        Probabilities, ``(classes,)`` float64, sum 1.
+    """
+    samples, classes = logits.shape
+    probabilities = softmax(logits)
+    prior = np.full(classes, 1.0 / classes)
+    for _ in range(_ITERATIONS):
+        joint = probabilities * prior
+        posterior = joint / joint.sum(1, keepdims=True)
+        counts = posterior.sum(0) + pseudo_counts / classes
+        updated = counts / counts.sum()
+        change = float(np.abs(updated - prior).sum())
+        prior = updated
+        if change < _TOLERANCE:
+            break
+    return prior / prior.sum()
+
+
+def prior_shift(prior: NDArray[np.floating], floor: float) -> NDArray[np.float32]:
+    """What to add to the head's logits so that they follow `prior`.
+
+    Args:
+        prior: probabilities, ``(classes,)``.
+        floor: the least share, relative to uniform, that a class is left with: a class that the user
+            has not met fades and does not vanish.
+
+    Returns:
+        ``log(classes · prior)``, floored, float32 ``(classes,)``.
+    """
+    relative = np.maximum(np.asarray(prior, np.float64) * len(prior), floor)
+    return np.log(relative).astype(np.float32)

@@ -1,0 +1,130 @@
+"""Closed-form repair: what the pruned units said, the kept ones learn to say.
+
+For a tensor that dense operators read, let ``d`` be its channels in the dense network and ``x`` the
+same channels with everything before them already pruned. The least-squares map ``d ≈ A x[kept] + c``
+needs only joint second moments. Folding it into every consumer, ``W' = W A`` and ``b' = b + W c``,
+is for 1×1 convolutions and linear layers the optimum of ``min ‖(W d + b) − (W' x[kept] + b')‖²``, the
+layer's own output error, because the minimiser of that is ``W`` times the regression of ``d``
+(CORP, arXiv 2602.05243, solves the same normal equations for transformers). For larger kernels it
+is the optimum among mixtures of channels and costs ``channels²`` instead of ``(channels · taps)²``.
+
+Ridge pulls ``A`` towards the identity on the kept units, so that few samples change little.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .artifact import Operator
+from .statistics import CrossMoments
+
+__all__ = ["Mixing", "fit_mixing", "mixed_weight", "repair_aware_mask", "weight_matrix"]
+
+Float64 = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+
+_BLOCKS = 48  # elimination steps; each removes a block of units and updates the rest exactly
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """The map ``d ≈ matrix @ x[kept] + offset``: float64 ``(channels, kept)`` and ``(channels,)``."""
+
+    kept: Bool
+    matrix: Float64
+    offset: Float64
+
+
+def weight_matrix(weight: NDArray[Any], operator: Operator) -> Float64:
+    """View a weight tensor as float64 ``(out_channels, in_channels, taps)``."""
+    if operator.in_axis is None:
+        raise ValueError(f"{operator.name} is depthwise and mixes no channels")
+    moved = np.moveaxis(weight, (operator.out_axis, operator.in_axis), (0, 1))
+    return moved.reshape(*moved.shape[:2], -1).astype(np.float64)
+
+
+def _damping(moments: CrossMoments, ridge: float) -> float:
+    """Ridge in units of the mean variance; more where the rows hardly outnumber the unknowns."""
+    variance = float(np.trace(moments.xx)) / len(moments.mean_x)
+    shortage = 1.0 + len(moments.mean_x) / max(moments.count, 1)
+    return ridge * shortage * variance + 1e-12
+
+
+def fit_mixing(moments: CrossMoments, kept: Bool, ridge: float) -> Mixing:
+    """Fit the dense channels (target) on the kept pruned ones (input).
+
+    Args:
+        moments: joint moments of pruned input ``x`` and dense target ``d``, the same channels.
+        kept: which channels stay, bool ``(channels,)``.
+        ridge: strength of the pull towards doing nothing, relative to the mean variance.
+    """
+    import_eye = np.eye(len(kept))[:, kept]
+    xx = moments.xx[np.ix_(kept, kept)]
+    # Regressing d − x[kept] keeps the ridge from shrinking what needs no change.
+    residual = moments.yx[:, kept] - import_eye @ xx
+    damped = xx + _damping(moments, ridge) * np.eye(len(xx))
+    matrix = import_eye + np.linalg.solve(damped, residual.T).T
+    return Mixing(kept, matrix, moments.mean_y - matrix @ moments.mean_x[kept])
+
+
+def mixed_weight(
+    weight: NDArray[np.float32], operator: Operator, mixing: Mixing
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Fold a mixing into a consumer.
+
+    Returns:
+        The new weight, with only the kept input channels, and what to add to the bias,
+        float32 ``(out_channels,)``.
+    """
+    matrix = weight_matrix(weight, operator)
+    mixed = np.einsum("oit,ik->okt", matrix, mixing.matrix, optimize=True)
+    offset = np.einsum("oit,i->o", matrix, mixing.offset, optimize=True)
+    shape = [
+        n for a, n in enumerate(weight.shape) if a not in (operator.out_axis, operator.in_axis)
+    ]
+    restored = np.moveaxis(
+        mixed.reshape(*mixed.shape[:2], *shape), (0, 1), (operator.out_axis, operator.in_axis or 0)
+    )
+    return np.ascontiguousarray(restored, dtype=np.float32), offset.astype(np.float32)
+
+
+def repair_aware_mask(moments: CrossMoments, outgoing: Float64, keep: int, ridge: float) -> Bool:
+    """Choose the units whose loss the repair can make good: backward elimination.
+
+    With ``H = (xx + λ)⁻¹`` and ``Z = outgoing · yx · H``, removing unit ``j`` and refitting the rest adds
+    ``‖Z[:, j]‖² / H[j, j]`` to the squared error of the consumers' outputs (the optimal brain
+    surgeon's saliency, Hassibi and Stork 1993, for a least-squares layer). Units go in blocks, with
+    exact block updates of ``H`` and ``Z`` in between.
+
+    Args:
+        moments: joint moments of pruned input and dense target, all units.
+        outgoing: the consumers' weights, ``(outputs, units)``.
+        keep: how many units stay.
+        ridge: as in `fit_mixing`.
+
+    Returns:
+        bool ``(units,)`` with `keep` true.
+    """
+    units = len(moments.mean_x)
+    alive = np.arange(units)
+    damping = _damping(moments, ridge)
+    inverse = np.linalg.inv(moments.xx + damping * np.eye(units))
+    # The ridge pulls towards the identity here as well: see fit_mixing.
+    fitted = outgoing @ ((moments.yx + damping * np.eye(units)) @ inverse)
+    block = max(1, -(-(units - keep) // _BLOCKS))
+    while len(alive) > keep:
+        count = min(block, len(alive) - keep)
+        cost = (fitted**2).sum(0) / np.diag(inverse)
+        gone = np.argpartition(cost, count - 1)[:count]
+        stay = np.setdiff1d(np.arange(len(alive)), gone)
+        gain = np.linalg.solve(inverse[np.ix_(gone, gone)], inverse[np.ix_(gone, stay)])
+        fitted = fitted[:, stay] - fitted[:, gone] @ gain
+        inverse = inverse[np.ix_(stay, stay)] - inverse[np.ix_(stay, gone)] @ gain
+        alive = alive[stay]
+    mask = np.zeros(units, np.bool_)
+    mask[alive] = True
+    return mask

@@ -1,0 +1,84 @@
+"""Teaching the head what the dense network, its prior and the user's stream say together.
+
+The user's samples form a graph: neighbours in the dense network's features tend to share a class, so
+soft labels are spread over it (LAME, Boudiaf et al. 2022, equation 9). A ridge regression from the
+pruned network's own features to those labels is then added to its head. The teacher is always the
+dense network; labels that the pruned network spreads itself are much worse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .prior import log_softmax
+
+__all__ = ["HeadUpdate", "fit_head", "propagate"]
+
+Float64 = NDArray[np.float64]
+_ROUNDS = 30
+_MOST_NEIGHBOURS = 10
+_SAMPLES_PER_NEIGHBOUR = 20  # a short stream holds few samples of a class: fewer neighbours
+
+
+@dataclass(frozen=True)
+class HeadUpdate:
+    """What to add to a linear head: float64 ``(classes, features)`` and ``(classes,)``."""
+
+    weight: Float64
+    bias: Float64
+
+
+def _neighbours(features: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Symmetric affinity of the nearest neighbours by cosine, ``(samples, samples)``."""
+    wide = features.astype(np.float64)
+    unit = wide / (np.linalg.norm(wide, axis=1, keepdims=True) + 1e-12)
+    similarity = unit @ unit.T
+    np.fill_diagonal(similarity, -np.inf)
+    samples = len(features)
+    count = int(np.clip(samples // _SAMPLES_PER_NEIGHBOUR, 1, _MOST_NEIGHBOURS))
+    nearest = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
+    affinity = np.zeros_like(similarity)
+    affinity[np.arange(samples)[:, None], nearest] = 1.0
+    return (affinity + affinity.T) / 2
+
+
+def propagate(logits: NDArray[np.floating], features: NDArray[np.floating]) -> Float64:
+    """Spread a network's soft labels over the user's own stream.
+
+    Args:
+        logits: the teacher's outputs, ``(samples, classes)``.
+        features: what its head reads, ``(samples, features)``.
+
+    Returns:
+        Soft labels, float64 ``(samples, classes)``, rows sum to 1. Their mean is an estimate of the
+        class prior.
+    """
+    unary = log_softmax(logits)
+    affinity = _neighbours(features)
+    labels = np.exp(unary)
+    for _ in range(_ROUNDS):
+        labels = np.exp(log_softmax(unary + affinity @ labels))
+    return labels
+
+
+def fit_head(
+    features: NDArray[np.floating], labels: Float64, *, ridge: float = 1.0, scale: float = 10.0
+) -> HeadUpdate:
+    """Fit soft labels linearly from features, by ridge regression in its dual form.
+
+    Args:
+        features: the pruned network's, ``(samples, features)``.
+        labels: from `propagate`, ``(samples, classes)``.
+        ridge: relative to the mean of the kernel's diagonal.
+        scale: logits that a fitted label of 1 is worth.
+    """
+    mean = features.mean(0, dtype=np.float64)
+    centred = features.astype(np.float64) - mean
+    kernel = centred @ centred.T
+    damping = ridge * float(np.trace(kernel)) / len(kernel) + 1e-12
+    dual = np.linalg.solve(kernel + damping * np.eye(len(kernel)), labels - labels.mean(0))
+    weight = scale * (dual.T @ centred)
+    return HeadUpdate(weight, -weight @ mean)
