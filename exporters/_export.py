@@ -283,13 +283,13 @@ def _head(
         node = producers.get(tensor)
         if node is None or node.op_type not in _AFTER_HEAD:
             return None, kind
-        if node.op_type in ("Softmax", "Sigmoid"):
+        if node.op_type == "Softmax":
             kind = "probabilities"
         tensor = node.input[0]
     return by_output[tensor], kind
 
 
-_AFTER_HEAD = ("Softmax", "LogSoftmax", "Flatten", "Reshape", "Squeeze", "GlobalAveragePool")
+_AFTER_HEAD = ("Softmax", "LogSoftmax", "Flatten", "Reshape", "Squeeze")
 
 
 def _count_parameters(graph: Graph, plan: Plan) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..runtime.artifact import ChannelGroup, Member, Operator, Reference
 from ._graph import Graph, attribute
 from ._layout import Dense, Layout
-from ._rules import LINEAR
+from ._rules import GATES, LINEAR
 from ._units import Ids
 
 __all__ = ["ONES", "Plan", "make_plan", "node_macs"]
@@ -141,10 +141,10 @@ def _freeze_what_cannot_be_told(layout: Layout, groups: list[_Group], group_of: 
 
 def _note_kinds(layout: Layout, groups: list[_Group], group_of: Ids) -> None:
     for join in layout.joins:
-        multiplies = join.node.op_type in ("Mul", "Div")
+        gates = join.node.op_type in GATES
         for number in _touched(join.ids, group_of):
-            groups[number].nonlinear |= multiplies
-            groups[number].added |= not multiplies
+            groups[number].nonlinear |= gates
+            groups[number].added |= not gates
     for group in groups:
         group.nonlinear |= any(_nonlinear(node) for node in group.between)
 

@@ -13,23 +13,30 @@ from ._layout import Dense, Join, Layout
 from ._static import reduced_axes
 from ._units import Ids
 
-__all__ = ["LINEAR", "RULES"]
+__all__ = ["GATES", "LINEAR", "RULES"]
 
 _Rule = Callable[[Layout, onnx.NodeProto], None]
 
 _UNARY = """
     Abs Cast Ceil Celu Clip Cos Elu Erf Exp Floor Gelu HardSigmoid HardSwish LeakyRelu Log Mish Neg
     Reciprocal Relu Round Selu Sigmoid Sign Sin Softplus Softsign Sqrt Swish Tanh ThresholdedRelu
-    Identity Dropout
+    Identity Dropout Not
 """
 _POOLS = "AveragePool MaxPool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool"
-_ELEMENTWISE = "Add Sub Mul Div Min Max Pow Sum Mean PRelu Mod"
+_ELEMENTWISE = """
+    Add Sub Mul Div Min Max Pow Sum Mean PRelu Mod
+    Where Greater GreaterOrEqual Less LessOrEqual Equal And Or Xor
+"""
 _REDUCTIONS = "ReduceMean ReduceSum ReduceMax ReduceMin ReduceL1 ReduceL2 ReduceSumSquare"
+_GATES = "Mul Div Where Greater GreaterOrEqual Less LessOrEqual Equal And Or Xor"
 _LINEAR = """
     Add Sub Sum Mean Neg Identity Dropout Cast AveragePool GlobalAveragePool ReduceMean ReduceSum
     BatchNormalization Pad Reshape Flatten Squeeze Unsqueeze Transpose Concat Slice Split Gather
     Expand Resize Conv
 """
+
+GATES = frozenset(_GATES.split())
+"""Operators that join activations to make a nonlinearity or a gate, not to add branches."""
 
 LINEAR = frozenset(_LINEAR.split())
 """Operators that are linear in their activations; Mul and Div are, if the rest is constant."""

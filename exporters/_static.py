@@ -101,7 +101,7 @@ def _static_reshape(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def _shape_constant(graph: Graph, value: NDArray[Any]) -> str:
-    name = "shape." + "x".join(map(str, value))
+    name = "edgeprune.shape." + "x".join(map(str, value))
     if name not in graph.constants:
         graph.constants[name] = value
     return name

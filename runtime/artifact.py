@@ -19,6 +19,7 @@ from .errors import ArtifactError
 
 __all__ = [
     "FORMAT_VERSION",
+    "PERSONALIZED_KEY",
     "Artifact",
     "ChannelGroup",
     "Member",
@@ -32,6 +33,7 @@ __all__ = [
 FORMAT_VERSION = 1
 ONES = "edgeprune.ones"
 _PREFIX = "edgeprune."
+PERSONALIZED_KEY = "edgeprune.personalized"
 
 FloatArray = NDArray[np.float32]
 
@@ -188,6 +190,11 @@ class ModelInfo:
             raise ArtifactError(
                 f"{where} has artifact format {version!r}; this edgeprune reads up to "
                 f"{FORMAT_VERSION}. Upgrade edgeprune, or export the model again."
+            )
+        if PERSONALIZED_KEY in metadata:
+            raise ArtifactError(
+                f"{where} is a copy with a profile written into it, for programs without "
+                "edgeprune; it is no base for profiles. Open the model that it was made from."
             )
         try:
             return _from_metadata(metadata)

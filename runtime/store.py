@@ -338,7 +338,7 @@ def _read_current(folder: Path) -> int | None:
     if not _NUMBER.fullmatch(text):
         raise ProfileError(
             f"{folder / _CURRENT} is damaged. The generations are untouched: put one in force "
-            f"with `edgeprune profiles rollback {folder.name} --to N`, where N is one of "
+            f"with `edgeprune profiles rollback MODEL {folder.name} --to N`, where N is one of "
             f"{_listed(_generations(folder))}, or 0 for the dense model."
         )
     return int(text)
@@ -358,7 +358,7 @@ def _write_current(folder: Path, generation: int) -> None:
 def _not_found(folder: Path) -> ProfileNotFound:
     return ProfileNotFound(
         f"there is no profile {folder.name!r} for this model in {folder.parent}. See "
-        "`edgeprune profiles list`, or make one with `edgeprune personalize`."
+        "`edgeprune profiles list MODEL`, or make one with `edgeprune personalize`."
     )
 
 
@@ -368,7 +368,8 @@ def _load(path: Path, name: str, artifact: Artifact) -> Profile:
     except ProfileMismatch:
         raise
     except ProfileError as error:
-        advice = f"Return to the generation before it with `edgeprune profiles rollback {name}`."
+        command = f"edgeprune profiles rollback MODEL {name}"
+        advice = f"Return to the generation before it with `{command}`."
         raise type(error)(f"{error} {advice}") from error
 
 

@@ -65,7 +65,7 @@ def propagate(logits: NDArray[np.floating], features: NDArray[np.floating]) -> F
 
 
 def fit_head(
-    features: NDArray[np.floating], labels: Float64, *, ridge: float = 1.0, scale: float = 10.0
+    features: NDArray[np.floating], labels: Float64, *, ridge: float = 1.0, scale: float = 20.0
 ) -> HeadUpdate:
     """Fit soft labels linearly from features, by ridge regression in its dual form.
 

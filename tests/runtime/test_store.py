@@ -148,7 +148,7 @@ def test_damage_is_named_and_rolled_back_from(store: ProfileStore, tiny: Artifac
     fill(store, tiny, 3)
     path = store.path(model_id, "me", 3)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ProfileError, match="profiles rollback me") as caught:
+    with pytest.raises(ProfileError, match="profiles rollback MODEL me") as caught:
         store.load("me", tiny)
     assert str(path) in str(caught.value)
     assert "cut short" in str(store.list(model_id)[0].error)
@@ -160,7 +160,7 @@ def test_damage_is_named_and_rolled_back_from(store: ProfileStore, tiny: Artifac
 def test_a_missing_generation_is_rolled_back_from(store: ProfileStore, tiny: Artifact) -> None:
     fill(store, tiny, 3)
     store.path(tiny.info.model_id, "me", 3).unlink()
-    with pytest.raises(ProfileNotFound, match="profiles rollback me"):
+    with pytest.raises(ProfileNotFound, match="profiles rollback MODEL me"):
         store.load("me", tiny)
     assert store.rollback(tiny.info.model_id, "me") == 2
 

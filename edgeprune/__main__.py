@@ -1,0 +1,5 @@
+"""``python -m edgeprune`` is the command ``edgeprune``."""
+
+from ._cli import main
+
+main()
