@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         ProfileMismatch,
         ProfileNotFound,
     )
-    from .runtime.personalize import Report, Settings
+    from .runtime.settings import Report, Settings
     from .runtime.store import ProfileStore, ProfileSummary
 
 __all__ = [
@@ -95,7 +95,7 @@ _HOMES = {
         "ProfileMismatch",
         "ProfileNotFound",
     ),
-    "runtime.personalize": ("Report", "Settings"),
+    "runtime.settings": ("Report", "Settings"),
     "runtime.store": ("ProfileStore", "ProfileSummary"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._evaluate import difference_interval, latency_ratio, score
+from ._evaluate import compare
 from ._labels import Classes, LabelFrom, class_name, read_label_map, sample_labels
 from ._profile_export import write_personalized_copy
 from ._results import Evaluation, Prediction, ProfileReport
@@ -26,10 +27,10 @@ from ._sources import (
 from .devices import Preprocess, SampleFolder, open_folder, read_label_csv
 from .runtime import personalize as runtime
 from .runtime.artifact import Artifact, ModelInfo
-from .runtime.errors import InputError, NotEnoughSamples
-from .runtime.personalize import Settings
+from .runtime.errors import InputError, NotEnoughSamples, ProfileError
 from .runtime.profile import Profile
 from .runtime.session import Session
+from .runtime.settings import Settings
 from .runtime.store import DENSE, ProfileStore, ProfileSummary
 
 __all__ = ["Model", "load", "personalize"]
@@ -162,7 +163,8 @@ class Model:
                 After any of these, everything is as it was.
         """
         settings = replace(settings or Settings(), threads=self._threads_for(settings))
-        self._store.path(self.info.model_id, profile, 1)  # refuses a bad name now, not at the end
+        # What would stop the saving is found now, not after minutes of work.
+        _check_writable(self._store.path(self.info.model_id, profile, 1).parent)
         source = self._source(samples, settings)
         try:
             outcome = runtime.personalize(
@@ -240,47 +242,20 @@ class Model:
             SourceError: the folder or a table cannot be used.
             NotEnoughSamples: no labelled file could be read.
         """
-        say = on_progress or _silent
         folder = _labelled_folder(self.preprocess, Path(source), labels)
         classes = Classes(self.info, None if label_map is None else read_label_map(label_map))
         named = sample_labels(folder, label_from)
         wanted, unknown = classes.find_all(named, skip_unknown=skip_unknown)
-        dense = self._new_session(None)
-        sessions = [dense] if self._name is None else [dense, self._running()]
-        scores, kept = score(sessions, folder, wanted, lambda share: say("scoring", share))
-        if not kept:
-            raise NotEnoughSamples(
-                f"none of the {len(folder)} files could be scored. {reasons(folder.rejected)}"
-            )
-        accuracies = [one.accuracy(classes.count) for one in scores]
-        total = len(scores[0].right)
-        evaluation = Evaluation(
-            samples=total,
-            profile=self._name,
-            generation=self.generation,
-            dense=accuracies[0],
-            personalized=None,
-            difference=None,
-            difference_interval=None,
-            agreement=None,
-            latency_ratio=None,
-            unknown=tuple(unknown.most_common()),
-            unlabelled=named.count(None),
-            rejected=folder.rejected,
-        )
-        if self._name is None:
-            return evaluation
-        pairs = list(zip(scores[0].right, scores[1].right, strict=True))
-        gained, lost = pairs.count((False, True)), pairs.count((True, False))
-        same = [a == b for a, b in zip(scores[0].answers, scores[1].answers, strict=True)]
-        say("timing", 0.0)
+        sessions = [self._new_session(None)]
+        if self._name is not None:
+            sessions.append(self._running())
+        evaluation = compare(sessions, folder, wanted, classes.count, on_progress or _silent)
         return replace(
             evaluation,
-            personalized=accuracies[1],
-            difference=(gained - lost) / total,
-            difference_interval=difference_interval(gained, lost, total),
-            agreement=sum(same) / total,
-            latency_ratio=latency_ratio(*sessions, kept),
+            profile=self._name,
+            generation=self.generation,
+            unknown=tuple(unknown.most_common()),
+            unlabelled=named.count(None),
         )
 
     @property
@@ -397,6 +372,15 @@ class Model:
                 yield np.stack([one.array for one in usable]), [one.path for one in usable]
 
 
+def _check_writable(folder: Path) -> None:
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ProfileError(
+            f"profiles cannot be written to {folder}: {there} is no folder that you may write to. "
+            "Nothing was changed; choose another with --store or EDGEPRUNE_HOME."
+        )
+
+
 def _silent(_step: str, _share: float) -> None:
     """Tell nobody."""
 
@@ -407,11 +391,12 @@ def _arrays(samples: Samples) -> Sequence[NDArray[Any]] | NDArray[Any] | None:
         return samples
     if isinstance(samples, str | Path) or any(isinstance(one, str | Path) for one in samples):
         return None
-    return samples  # type: ignore[return-value] - what is left of the union
+    return cast("Sequence[NDArray[Any]]", samples)
 
 
 def _paths(samples: Samples) -> str | Path | Sequence[str | Path]:
-    return samples  # type: ignore[return-value] - `_arrays` said that they are no arrays
+    # `_arrays` said that they are no arrays.
+    return cast("str | Path | Sequence[str | Path]", samples)
 
 
 def _stacked(arrays: Sequence[NDArray[Any]] | NDArray[Any]) -> NDArray[np.float32]:

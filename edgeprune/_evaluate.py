@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._results import Accuracy, Quartiles
+from ._results import Accuracy, Evaluation, Quartiles
+from ._sources import reasons
 from .devices import SampleFolder
+from .runtime.errors import NotEnoughSamples
 from .runtime.session import Session
 
-__all__ = ["Scores", "difference_interval", "latency_ratio", "score", "wilson"]
+__all__ = ["compare", "difference_interval", "wilson"]
+
+OnProgress = Callable[[str, float], None]
 
 FloatArray = NDArray[np.float32]
 _BATCH = 8
@@ -48,8 +52,59 @@ def difference_interval(gained: int, lost: int, total: int) -> tuple[float, floa
     return max(-1.0, middle - half), min(1.0, middle + half)
 
 
+def compare(
+    sessions: Sequence[Session],
+    folder: SampleFolder,
+    wanted: Sequence[int | None],
+    classes: int,
+    on_progress: OnProgress,
+) -> Evaluation:
+    """Score the dense network, and the personalised one if it is given second.
+
+    Args:
+        sessions: the networks.
+        folder: the samples.
+        wanted: the right class of each, None for one that is left out.
+        classes: how many classes there are.
+        on_progress: called with the name of a step and the share of it that is done.
+
+    Raises:
+        NotEnoughSamples: not one sample could be read.
+    """
+    scores, kept = _score(sessions, folder, wanted, lambda share: on_progress("scoring", share))
+    if not kept:
+        raise NotEnoughSamples(
+            f"none of the {len(folder)} files could be scored. {reasons(folder.rejected)}"
+        )
+    evaluation = Evaluation(
+        samples=len(scores[0].right),
+        dense=scores[0].accuracy(classes),
+        rejected=folder.rejected,
+    )
+    if len(sessions) == 1:
+        return evaluation
+    on_progress("timing", 0.0)
+    ratio = _latency_ratio(sessions[0], sessions[1], kept)
+    return replace(_paired(evaluation, scores[0], scores[1], classes), latency_ratio=ratio)
+
+
+def _paired(
+    evaluation: Evaluation, dense: _Scores, personalized: _Scores, classes: int
+) -> Evaluation:
+    pairs = list(zip(dense.right, personalized.right, strict=True))
+    gained, lost = pairs.count((False, True)), pairs.count((True, False))
+    same = [a == b for a, b in zip(dense.answers, personalized.answers, strict=True)]
+    return replace(
+        evaluation,
+        personalized=personalized.accuracy(classes),
+        difference=(gained - lost) / len(pairs),
+        difference_interval=difference_interval(gained, lost, len(pairs)),
+        agreement=sum(same) / len(pairs),
+    )
+
+
 @dataclass
-class Scores:
+class _Scores:
     """What one network answered: is the right class first, is it among five, which is first."""
 
     right: list[bool] = field(default_factory=list)
@@ -72,14 +127,14 @@ class Scores:
         return Accuracy(right / total, wilson(right, total), top5)
 
 
-def score(
+def _score(
     sessions: Sequence[Session],
     folder: SampleFolder,
     wanted: Sequence[int | None],
     on_share: Callable[[float], None],
-) -> tuple[list[Scores], list[FloatArray]]:
+) -> tuple[list[_Scores], list[FloatArray]]:
     """Run all networks over the samples that have a class; return also a few of the samples."""
-    scores = [Scores() for _ in sessions]
+    scores = [_Scores() for _ in sessions]
     kept: list[FloatArray] = []
     done = 0
     for arrays, targets in _batches(folder, wanted):
@@ -110,7 +165,7 @@ def _batches(
         yield arrays, targets
 
 
-def latency_ratio(
+def _latency_ratio(
     dense: Session, personalized: Session, samples: Sequence[NDArray[Any]]
 ) -> Quartiles:
     """Time of one sample with the profile over that without, in alternating order."""

@@ -88,7 +88,7 @@ class Classes:
 
 
 def _first_word(label: str) -> str:
-    return label.split(",")[0].split(" ")[0]
+    return label.partition(",")[0].partition(" ")[0]
 
 
 def sample_labels(folder: SampleFolder, label_from: LabelFrom) -> list[str | None]:

@@ -85,7 +85,5 @@ def _marked_graph(artifact: Artifact, profile: Profile) -> bytes:
     model = onnx.load_from_string(artifact.graph)
     entry = model.metadata_props.add()
     entry.key = PERSONALIZED_KEY
-    entry.value = json.dumps(
-        {"created": profile.created.isoformat(), "strength": profile.strength}
-    )
+    entry.value = json.dumps({"created": profile.created.isoformat(), "strength": profile.strength})
     return bytes(model.SerializeToString(deterministic=True))

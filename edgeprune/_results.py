@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from .runtime.personalize import Report
+from .runtime.settings import Report
 
 __all__ = ["Accuracy", "Evaluation", "Prediction", "ProfileReport", "Quartiles", "Rejected"]
 
@@ -121,14 +121,14 @@ class Evaluation:
     """
 
     samples: int
-    profile: str | None
-    generation: int | None
     dense: Accuracy
-    personalized: Accuracy | None
-    difference: float | None
-    difference_interval: tuple[float, float] | None
-    agreement: float | None
-    latency_ratio: Quartiles | None
+    profile: str | None = None
+    generation: int | None = None
+    personalized: Accuracy | None = None
+    difference: float | None = None
+    difference_interval: tuple[float, float] | None = None
+    agreement: float | None = None
+    latency_ratio: Quartiles | None = None
     unknown: tuple[tuple[str, int], ...] = ()
     unlabelled: int = 0
     rejected: Rejected = ()

@@ -78,7 +78,7 @@ class ArraySource:
 
     rejected: tuple[tuple[Path, str], ...] = ()
 
-    def __init__(self, arrays: Sequence[NDArray[Any]]) -> None:
+    def __init__(self, arrays: Sequence[NDArray[Any]] | NDArray[Any]) -> None:
         self._arrays = arrays
 
     def __len__(self) -> int:
@@ -128,8 +128,14 @@ def find_files(
     for entry in given:
         try:
             found += open_folder(entry, preprocess).paths
-        except SourceError as error:
+        except SourceError:
             if on_unusable is None:
                 raise
-            on_unusable(Path(entry), str(error))
+            on_unusable(Path(entry), _why_not(Path(entry)))
     return found
+
+
+def _why_not(path: Path) -> str:
+    if not path.exists():
+        return "no such file or folder"
+    return "no sample is in it" if path.is_dir() else "not of a kind that this model reads"

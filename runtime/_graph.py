@@ -7,11 +7,11 @@ stands before node ``p``; `Graph.live` names the tensors that must be known ther
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
@@ -72,9 +72,10 @@ class Graph:
         total = 0
         for name in self.live(position):
             shape = self.shapes.get(name)
-            if shape is None or None in shape[1:]:
+            sizes = [size for size in (shape or ())[1:] if size is not None]
+            if shape is None or len(sizes) < len(shape) - 1:
                 return None
-            total += _FLOAT_BYTES * int(np.prod(shape[1:], dtype=np.int64))
+            total += _FLOAT_BYTES * math.prod(sizes)
         return total
 
     def session(

@@ -1,8 +1,8 @@
 """The one place that imports onnxruntime.
 
-Telemetry is switched off before it is imported: from 1.29 on, ONNX Runtime reports from Linux unless
-told not to. Spinning is off (a waiting thread must not burn a board's battery) and thread counts are
-always explicit (a container's CPU limit is not what ONNX Runtime counts).
+Telemetry is switched off before it is imported: from 1.29 on, ONNX Runtime reports from Linux
+unless told not to. Spinning is off (a waiting thread must not burn a board's battery) and thread
+counts are always explicit (a container's CPU limit is not what ONNX Runtime counts).
 """
 
 from __future__ import annotations

@@ -71,8 +71,8 @@ def first_use(graph: Graph, site: Site) -> int:
 def groups_in_scope(artifact: Artifact, scope: Scope) -> tuple[ChannelGroup, ...]:
     """The groups that may be pruned.
 
-    ``hidden`` leaves the residual streams and the linear bottlenecks alone: what they carry is read by
-    many layers, and nothing in between can stand in for it.
+    ``hidden`` leaves the residual streams and the linear bottlenecks alone: what they carry is
+    read by many layers, and nothing in between can stand in for it.
     """
     return tuple(g for g in artifact.info.prunable if scope == "all" or g.kind == "hidden")
 
@@ -80,10 +80,13 @@ def groups_in_scope(artifact: Artifact, scope: Scope) -> tuple[ChannelGroup, ...
 def keep_counts(
     groups: tuple[ChannelGroup, ...], sparsity: float, channel_multiple: int
 ) -> Mapping[str, int]:
-    """How many units each group keeps: the same share everywhere, rounded for the board."""
+    """How many units each group keeps: the same share everywhere, rounded for the board.
+
+    Groups that keep all of their units are left out.
+    """
     counts: dict[str, int] = {}
     for group in groups:
         multiple = min(channel_multiple, group.units)
         wanted = round(group.units * (1.0 - sparsity) / multiple) * multiple
         counts[group.name] = int(np.clip(wanted, multiple, group.units))
-    return counts
+    return {group.name: counts[group.name] for group in groups if counts[group.name] < group.units}

@@ -32,7 +32,7 @@ class Watched:
 
     samples: int = 0
     statistics: Mapping[str, SiteStatistics] = field(default_factory=dict)
-    outputs: list[FloatArray] = field(default_factory=list)
+    outputs: FloatArray = field(default_factory=lambda: np.empty(0, np.float32))
 
 
 def watch(
@@ -53,7 +53,7 @@ def watch(
         on_samples: called with the number of samples after each batch.
 
     Returns:
-        Moments by site and the network's outputs, batch by batch.
+        Moments by site and the network's outputs.
     """
     sites = find_sites(graph)
     names = [site.tensor for site in sites]
@@ -64,6 +64,7 @@ def watch(
         for site in sites
     }
     seen = Watched(statistics=statistics)
+    outputs: list[FloatArray] = []
     for number, batch in enumerate(batches):
         feeds = {graph.input: batch}
         if number % POSITIONS_EVERY == 0:
@@ -74,15 +75,17 @@ def watch(
             output, *values = run(pooled, [graph.output, *probes], feeds)
             for site, value in zip(sites, values, strict=True):
                 statistics[site.tensor].pooled.update(_pooled(value, site.channel_axis))
-        seen.outputs.append(output)
+        outputs.append(output)
         seen.samples += len(batch)
         on_samples(len(batch))
+    if outputs:
+        seen.outputs = np.concatenate(outputs)
     return seen
 
 
 def _pooled(value: NDArray[np.float32], channel_axis: int) -> NDArray[np.float32]:
     moved = np.moveaxis(value, channel_axis, 1)
-    return moved.reshape(*moved.shape[:2], -1).mean(2)
+    return np.asarray(moved.reshape(*moved.shape[:2], -1).mean(2), np.float32)
 
 
 def _update_both(statistics: SiteStatistics, value: NDArray[np.float32], channel_axis: int) -> None:

@@ -227,11 +227,8 @@ def _operator_to_json(operator: Operator) -> dict[str, Any]:
         "out_channels",
         "in_axis",
         "out_axis",
-        "masked",
-        "writes",
-        "parameters",
-        "macs",
     ]
+    keys += ["masked", "writes", "parameters", "macs"]
     result: dict[str, Any] = {key: getattr(operator, key) for key in keys}
     result["reads"] = list(operator.reads)
     reference = operator.reference

@@ -1,11 +1,11 @@
 """Re-estimating normalisation on the user's data, layer after layer.
 
-A network's BatchNorm statistics describe the voices and rooms that it was trained on. Where they are
-kept with the artifact (`Operator.reference`), the operators' gains and shifts can move this user's
-statistics back onto them, as test-time BatchNorm adaptation does (Schneider et al. 2020, with its
-blend of source and target statistics), each layer seeing its input with the layers before it already
-corrected. On a stream of few classes a full re-estimate takes away what tells the classes apart:
-hence the blend, and the label-free choice of it in `personalize`.
+A network's BatchNorm statistics describe the voices and rooms that it was trained on. Where they
+are kept with the artifact (`Operator.reference`), the operators' gains and shifts can move this
+user's statistics back onto them, as test-time BatchNorm adaptation does (Schneider et al. 2020,
+with its blend of source and target statistics), each layer seeing its input with the layers before
+it already corrected. On a stream of few classes a full re-estimate takes away what tells the
+classes apart: hence the blend, and the label-free choice of it in `personalize`.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def renormalize(
     graph: Graph,
     batches: Batches,
     tensors: dict[str, NDArray[np.float32]],
-    blend: float,
     *,
+    blend: float,
     budget_bytes: int,
     threads: int,
-    on_layer: Callable[[str], None] = lambda _: None,
-) -> tuple[dict[str, NDArray[np.float32]], list[NDArray[np.float32]]]:
+    on_layer: Callable[[], None] = lambda: None,
+) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
     """Re-estimate gains and shifts of every operator that has reference statistics.
 
     Args:
@@ -74,11 +74,10 @@ def renormalize(
         tensors: the dense network's external tensors.
         blend: see `corrected_gain_shift`.
         budget_bytes, threads: see `LayerWalk`.
-        on_layer: called with each operator's name when it is done.
+        on_layer: called when an operator is done.
 
     Returns:
-        The changed gains and shifts by tensor name, and the corrected network's outputs, batch by
-        batch.
+        The changed gains and shifts by tensor name, and the corrected network's outputs.
     """
     track = dict(tensors)
     changed: dict[str, NDArray[np.float32]] = {}
@@ -93,6 +92,5 @@ def renormalize(
         gain, shift = corrected_gain_shift(operator, moments.mean, moments.std, blend)
         changed |= {operator.gain: gain, operator.shift: shift}
         track |= changed
-        on_layer(operator.name)
-    outputs = [seen["user"] for seen in walk.observe(graph.output)]
-    return changed, outputs
+        on_layer()
+    return changed, np.concatenate([seen["user"] for seen in walk.observe(graph.output)])

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["estimate_prior", "log_softmax", "prior_shift", "softmax"]
+__all__ = [
+    "effective_classes",
+    "estimate_prior",
+    "information",
+    "log_softmax",
+    "prior_shift",
+    "softmax",
+]
 
 Float64 = NDArray[np.float64]
 _ITERATIONS = 200
@@ -24,32 +31,30 @@ def softmax(logits: NDArray[np.floating]) -> Float64:
     return np.exp(log_softmax(logits))
 
 
-def estimate_prior(logits: NDArray[np.floating], pseudo_counts: float = 0.0) -> Float64:
+def estimate_prior(logits: NDArray[np.floating]) -> Float64:
     """Estimate the user's class prior from unlabelled predictions by expectation maximisation.
 
-    Saerens, Latinne and Decaestecker (2002), section 2.2, from a uniform start: the network is taken
-    to have been trained on balanced classes.
+    Saerens, Latinne and Decaestecker (2002), section 2.2, from a uniform start: the network is
+    taken to have been trained on balanced classes.
 
     Args:
         logits: dense network's outputs on the user's samples, ``(samples, classes)``.
-        pseudo_counts: samples' worth of uniform prior to mix in; a guard against few samples.
 
     Returns:
         Probabilities, ``(classes,)`` float64, sum 1.
     """
-    samples, classes = logits.shape
+    classes = logits.shape[1]
     probabilities = softmax(logits)
     prior = np.full(classes, 1.0 / classes)
     for _ in range(_ITERATIONS):
         joint = probabilities * prior
         posterior = joint / joint.sum(1, keepdims=True)
-        counts = posterior.sum(0) + pseudo_counts / classes
-        updated = counts / counts.sum()
+        updated = posterior.mean(0)
         change = float(np.abs(updated - prior).sum())
         prior = updated
         if change < _TOLERANCE:
             break
-    return prior / prior.sum()
+    return np.asarray(prior / prior.sum())
 
 
 def prior_shift(prior: NDArray[np.floating], floor: float) -> NDArray[np.float32]:
@@ -57,11 +62,25 @@ def prior_shift(prior: NDArray[np.floating], floor: float) -> NDArray[np.float32
 
     Args:
         prior: probabilities, ``(classes,)``.
-        floor: the least share, relative to uniform, that a class is left with: a class that the user
-            has not met fades and does not vanish.
+        floor: the least share, relative to uniform, that a class is left with: a class that the
+            user has not met fades and does not vanish.
 
     Returns:
         ``log(classes · prior)``, floored, float32 ``(classes,)``.
     """
     relative = np.maximum(np.asarray(prior, np.float64) * len(prior), floor)
     return np.log(relative).astype(np.float32)
+
+
+def effective_classes(prior: NDArray[np.floating]) -> float:
+    """How many classes a prior amounts to: the exponential of its entropy."""
+    wide = np.asarray(prior, np.float64)
+    return float(np.exp(-(wide * np.log(wide + 1e-30)).sum()))
+
+
+def information(logits: NDArray[np.floating]) -> float:
+    """Mutual information of sample and prediction, in nats: sure of each, not always the same."""
+    logp = log_softmax(logits)
+    p = np.exp(logp)
+    mean = p.mean(0)
+    return float(-(mean * np.log(mean + 1e-30)).sum() + (p * logp).sum(1).mean())

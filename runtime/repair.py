@@ -1,12 +1,13 @@
 """Closed-form repair: what the pruned units said, the kept ones learn to say.
 
-For a tensor that dense operators read, let ``d`` be its channels in the dense network and ``x`` the
-same channels with everything before them already pruned. The least-squares map ``d ≈ A x[kept] + c``
-needs only joint second moments. Folding it into every consumer, ``W' = W A`` and ``b' = b + W c``,
-is for 1×1 convolutions and linear layers the optimum of ``min ‖(W d + b) − (W' x[kept] + b')‖²``, the
-layer's own output error, because the minimiser of that is ``W`` times the regression of ``d``
-(CORP, arXiv 2602.05243, solves the same normal equations for transformers). For larger kernels it
-is the optimum among mixtures of channels and costs ``channels²`` instead of ``(channels · taps)²``.
+For a tensor that dense operators read, let ``d`` be its channels in the dense network and ``x``
+the same channels with everything before them already pruned. The least-squares map
+``d ≈ A x[kept] + c`` needs only joint second moments. Folding it into every consumer, ``W' = W A``
+and ``b' = b + W c``, is for 1×1 convolutions and linear layers the optimum of
+``min ‖(W d + b) − (W' x[kept] + b')‖²``, the layer's own output error, because the minimiser of
+that is ``W`` times the regression of ``d`` (CORP, arXiv 2602.05243, solves the same normal
+equations for transformers). For larger kernels it is the optimum among mixtures of channels, and
+costs ``channels²`` instead of ``(channels · taps)²``.
 
 Ridge pulls ``A`` towards the identity on the kept units, so that few samples change little.
 """
@@ -32,7 +33,7 @@ _BLOCKS = 48  # elimination steps; each removes a block of units and updates the
 
 @dataclass(frozen=True)
 class Mixing:
-    """The map ``d ≈ matrix @ x[kept] + offset``: float64 ``(channels, kept)`` and ``(channels,)``."""
+    """The map ``d ≈ matrix @ x[kept] + offset``; float64, ``(channels, kept)``, ``(channels,)``."""
 
     kept: Bool
     matrix: Float64
@@ -62,12 +63,12 @@ def fit_mixing(moments: CrossMoments, kept: Bool, ridge: float) -> Mixing:
         kept: which channels stay, bool ``(channels,)``.
         ridge: strength of the pull towards doing nothing, relative to the mean variance.
     """
-    import_eye = np.eye(len(kept))[:, kept]
+    identity = np.eye(len(kept))[:, kept]
     xx = moments.xx[np.ix_(kept, kept)]
     # Regressing d − x[kept] keeps the ridge from shrinking what needs no change.
-    residual = moments.yx[:, kept] - import_eye @ xx
+    residual = moments.yx[:, kept] - identity @ xx
     damped = xx + _damping(moments, ridge) * np.eye(len(xx))
-    matrix = import_eye + np.linalg.solve(damped, residual.T).T
+    matrix = identity + np.linalg.solve(damped, residual.T).T
     return Mixing(kept, matrix, moments.mean_y - matrix @ moments.mean_x[kept])
 
 
@@ -95,10 +96,10 @@ def mixed_weight(
 def repair_aware_mask(moments: CrossMoments, outgoing: Float64, keep: int, ridge: float) -> Bool:
     """Choose the units whose loss the repair can make good: backward elimination.
 
-    With ``H = (xx + λ)⁻¹`` and ``Z = outgoing · yx · H``, removing unit ``j`` and refitting the rest adds
-    ``‖Z[:, j]‖² / H[j, j]`` to the squared error of the consumers' outputs (the optimal brain
-    surgeon's saliency, Hassibi and Stork 1993, for a least-squares layer). Units go in blocks, with
-    exact block updates of ``H`` and ``Z`` in between.
+    With ``H = (xx + λ)⁻¹`` and ``Z = outgoing · yx · H``, removing unit ``j`` and refitting the
+    rest adds ``‖Z[:, j]‖² / H[j, j]`` to the squared error of the consumers' outputs (the optimal
+    brain surgeon's saliency, Hassibi and Stork 1993, for a least-squares layer). Units go in
+    blocks, with exact block updates of ``H`` and ``Z`` in between.
 
     Args:
         moments: joint moments of pruned input and dense target, all units.

@@ -43,9 +43,10 @@ def _channel_scores(
         return np.abs(statistics.pooled.mean)
     if criterion == "wanda":
         # Wanda (arXiv 2306.11695), summed over the outgoing weights of a unit.
-        return np.sqrt(positions.variance + positions.mean**2) * np.abs(weights).sum(0)
+        rms = np.sqrt(positions.variance + positions.mean**2)
+        return np.asarray(rms * np.abs(weights).sum(0))
     # What a mean folded into the bias cannot replace (FLAP, arXiv 2312.11983).
-    return positions.variance * (weights**2).sum(0)
+    return np.asarray(positions.variance * (weights**2).sum(0))
 
 
 def unit_scores(

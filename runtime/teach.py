@@ -1,9 +1,9 @@
 """Teaching the head what the dense network, its prior and the user's stream say together.
 
-The user's samples form a graph: neighbours in the dense network's features tend to share a class, so
-soft labels are spread over it (LAME, Boudiaf et al. 2022, equation 9). A ridge regression from the
-pruned network's own features to those labels is then added to its head. The teacher is always the
-dense network; labels that the pruned network spreads itself are much worse.
+The user's samples form a graph: neighbours in the dense network's features tend to share a class,
+so soft labels are spread over it (LAME, Boudiaf et al. 2022, equation 9). A ridge regression from
+features to those labels is then added to the head. The teacher is always the dense network; labels
+that the pruned network spreads itself are much worse.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _neighbours(features: NDArray[np.floating]) -> NDArray[np.float64]:
     nearest = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
     affinity = np.zeros_like(similarity)
     affinity[np.arange(samples)[:, None], nearest] = 1.0
-    return (affinity + affinity.T) / 2
+    return np.asarray((affinity + affinity.T) / 2)
 
 
 def propagate(logits: NDArray[np.floating], features: NDArray[np.floating]) -> Float64:
@@ -70,7 +70,7 @@ def fit_head(
     """Fit soft labels linearly from features, by ridge regression in its dual form.
 
     Args:
-        features: the pruned network's, ``(samples, features)``.
+        features: what the teacher's head reads, ``(samples, features)``.
         labels: from `propagate`, ``(samples, classes)``.
         ridge: relative to the mean of the kernel's diagonal.
         scale: logits that a fitted label of 1 is worth.

@@ -1,0 +1,122 @@
+"""``edgeprune evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ._cli_common import (
+    Output,
+    model_argument,
+    open_model,
+    output_options,
+    profile_options,
+    store_option,
+    threads_option,
+)
+from ._cli_format import pairs, percent, signed
+from ._labels import LabelFrom
+from ._results import Accuracy, Evaluation
+
+__all__ = ["evaluate", "evaluation_rows"]
+
+_TABLE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@model_argument
+@click.argument("source", metavar="FOLDER", type=click.Path(path_type=Path))
+@click.option("--labels", type=_TABLE, metavar="CSV", help="Table of file,label.")
+@click.option(
+    "--label-from",
+    type=click.Choice(["folder", "name-prefix"]),
+    default="folder",
+    show_default=True,
+    help="Label of a file: its folder's name, or its own name up to the first '_'.",
+)
+@click.option(
+    "--label-map",
+    type=_TABLE,
+    metavar="CSV",
+    help="Table from the data's labels to the model's labels or class numbers.",
+)
+@click.option("--skip-unknown", is_flag=True, help="Leave out labels that the model does not know.")
+@profile_options
+@store_option
+@threads_option
+@output_options
+def evaluate(
+    *,
+    model: Path,
+    source: Path,
+    labels: Path | None,
+    label_from: LabelFrom,
+    label_map: Path | None,
+    skip_unknown: bool,
+    profile: str | None,
+    dense: bool,
+    store: Path | None,
+    threads: int | None,
+    output: Output,
+) -> None:
+    """Score the network as trained and as personalised on labelled samples, side by side.
+
+    FOLDER has a subfolder for each class, or is a table of file,label. A label is one of the
+    model's, the first word of one, or the number of a class. Both networks see the same samples
+    in one run; labels are used for scoring only.
+    """
+    opened = open_model(model, store, threads, profile=profile, dense=dense)
+    with output.progress() as on_progress:
+        evaluation = opened.evaluate(
+            source,
+            labels=labels,
+            label_from=label_from,
+            label_map=label_map,
+            skip_unknown=skip_unknown,
+            on_progress=on_progress,
+        )
+    output.unusable(evaluation.rejected)
+    output.result(evaluation.to_dict(), pairs(evaluation_rows(evaluation)))
+    if evaluation.profile is None and not dense:
+        output.note("\nNo profile is active: only the network as trained was scored.")
+
+
+def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """The outcome, line by line."""
+    left_out = [
+        (len(evaluation.rejected), "unusable"),
+        (sum(number for _, number in evaluation.unknown), "of unknown label"),
+        (evaluation.unlabelled, "without a label"),
+    ]
+    told = "".join(f", {number} {what} left out" for number, what in left_out if number)
+    rows = [
+        ("samples", f"{evaluation.samples}{told}"),
+        ("as trained", _accuracy(evaluation.dense)),
+    ]
+    if evaluation.personalized is not None:
+        rows.append(("personalised", _accuracy(evaluation.personalized)))
+        rows.append(("profile", f"{evaluation.profile}, generation {evaluation.generation}"))
+    if evaluation.difference is not None and evaluation.difference_interval is not None:
+        low, high = map(signed, evaluation.difference_interval)
+        rows.append(
+            ("difference", f"{signed(evaluation.difference)} ({low} to {high}, paired, 95 %)")
+        )
+    if evaluation.agreement is not None:
+        rows.append(("same answer", f"{percent(evaluation.agreement)} of the samples"))
+    if evaluation.latency_ratio is not None:
+        ratio = evaluation.latency_ratio
+        rows.append(
+            (
+                "time ratio",
+                f"{ratio.median:.3f} (quartiles {ratio.first:.3f} to {ratio.third:.3f}), "
+                "personalised to as trained, one sample at a time",
+            )
+        )
+    return rows
+
+
+def _accuracy(accuracy: Accuracy) -> str:
+    low, high = accuracy.top1_interval
+    top5 = "" if accuracy.top5 is None else f", top-5 {accuracy.top5:.3f}"
+    return f"top-1 {accuracy.top1:.3f} ({low:.3f} to {high:.3f}){top5}"

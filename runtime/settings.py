@@ -1,0 +1,133 @@
+"""What a user may choose about personalisation, and what it reports back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from ._plan import Scope
+from .errors import InputError
+from .guard import GuardReport
+from .profile import Profile, Sparsity
+from .scoring import CRITERIA, Criterion
+
+__all__ = ["Outcome", "Report", "Settings"]
+
+Strength = Literal["light", "deep"]
+_SPARSITY = {"deep": 0.5, "light": 0.2}  # without new weights a network bears less: docs/method.md
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to personalise. The defaults are meant to be left alone.
+
+    Attributes:
+        sparsity: share of the units in scope to prune, from 0 up to (not including) 1; None for
+            0.5 with strength ``deep`` and 0.2 with ``light``.
+        strength: ``light`` changes masks, gains, shifts and the class prior (kilobytes); ``deep``
+            also re-fits the weights of the pruned groups' consumers.
+        scope: ``hidden`` prunes units inside blocks; ``all`` the residual streams too.
+        criterion: how units are scored: see `edgeprune.runtime.scoring`.
+        normalization: re-estimate normalisation on the user's data: always, never, or where a
+            label-free comparison says that it helps.
+        prior: learn which classes the user meets by spreading soft labels over the user's stream
+            (``graph``; with strength ``deep`` the head is re-fitted to them as well), by
+            expectation maximisation (``em``), or not at all.
+        repair: False masks units and repairs nothing: a control for comparisons.
+        channel_multiple: the number of kept units is rounded to a multiple of this.
+        ridge: pull of the repair towards no change, relative to the mean variance.
+        max_samples: most samples to learn from; of a longer stream an even choice is taken.
+        holdout: share of the samples that only the guard sees.
+        min_agreement: below this agreement with the dense network nothing is changed.
+        memory_mb: most memory for activations kept between layers, in MB (10⁶ bytes).
+        threads: threads of one operator; None for `default_threads`.
+        seed: for the criterion ``random``.
+
+    Raises:
+        InputError: a value is out of range; the message names it.
+    """
+
+    sparsity: float | None = None
+    strength: Strength = "deep"
+    scope: Scope = "hidden"
+    criterion: Criterion = "repair_aware"
+    normalization: Literal["auto", "on", "off"] = "auto"
+    prior: Literal["graph", "em", "off"] = "graph"
+    repair: bool = True
+    channel_multiple: int = 8
+    ridge: float = 0.1
+    max_samples: int = 1000
+    holdout: float = 0.2
+    min_agreement: float = 0.4
+    memory_mb: int = 256
+    threads: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks = {
+            "sparsity": self.sparsity is None or 0.0 <= self.sparsity < 1.0,
+            "strength": self.strength in ("light", "deep"),
+            "scope": self.scope in ("hidden", "all"),
+            "criterion": self.criterion in CRITERIA,
+            "normalization": self.normalization in ("auto", "on", "off"),
+            "prior": self.prior in ("graph", "em", "off"),
+            "channel_multiple": self.channel_multiple >= 1,
+            "ridge": math.isfinite(self.ridge) and self.ridge > 0,
+            "max_samples": self.max_samples >= 10,
+            "holdout": 0.05 <= self.holdout <= 0.5,
+            "min_agreement": 0.0 <= self.min_agreement <= 1.0,
+            "memory_mb": self.memory_mb >= 1,
+            "threads": self.threads is None or self.threads >= 1,
+            "seed": self.seed >= 0,
+        }
+        wrong = [name for name, fine in checks.items() if not fine]
+        if wrong:
+            raise InputError(
+                f"{wrong[0]} = {getattr(self, wrong[0])!r} is out of range. Nothing was changed."
+            )
+
+    @property
+    def target_sparsity(self) -> float:
+        """The share of units to prune, with the default of the strength filled in."""
+        return _SPARSITY[self.strength] if self.sparsity is None else self.sparsity
+
+
+@dataclass(frozen=True)
+class Report:
+    """What personalisation did, in figures.
+
+    Attributes:
+        samples_seen: samples that the stream held.
+        samples_adapted: samples that were learnt from.
+        samples_held_out: samples that only the guard saw.
+        strength: ``light`` or ``deep``.
+        normalization: how far normalisation was moved to the user, 0 (not) to 1 (fully).
+        effective_classes: how many classes the user seems to meet: the exponential of the estimated
+            prior's entropy; None without a prior.
+        guard: comparison with the dense network on the held-out samples.
+        sparsity: what the masks remove.
+        seconds: wall time.
+    """
+
+    samples_seen: int
+    samples_adapted: int
+    samples_held_out: int
+    strength: Strength
+    normalization: float
+    effective_classes: float | None
+    guard: GuardReport
+    sparsity: Sparsity
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A profile that is ready to be stored, and the report on it."""
+
+    profile: Profile
+    report: Report

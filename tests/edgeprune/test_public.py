@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import edgeprune
+
+PUBLIC = [
+    "Accuracy",
+    "ArtifactError",
+    "BadSample",
+    "DeviceError",
+    "DeviceUnavailable",
+    "EdgepruneError",
+    "Evaluation",
+    "ExportError",
+    "GuardRefused",
+    "InputError",
+    "MissingExtra",
+    "Model",
+    "NotEnoughSamples",
+    "Prediction",
+    "PreprocessError",
+    "ProfileError",
+    "ProfileMismatch",
+    "ProfileNotFound",
+    "ProfileReport",
+    "ProfileStore",
+    "ProfileSummary",
+    "Report",
+    "Settings",
+    "SourceError",
+    "__version__",
+    "export",
+    "load",
+    "personalize",
+]
+
+
+def test_the_public_surface_is_this():
+    assert edgeprune.__all__ == PUBLIC == dir(edgeprune)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_there_and_documented(name):
+    value = getattr(edgeprune, name)
+    assert name == "__version__" or value.__doc__
+
+
+def test_other_names_are_missing():
+    with pytest.raises(AttributeError, match="prune_everything"):
+        edgeprune.prune_everything  # noqa: B018
+
+
+def test_the_version_is_that_of_the_project():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))
+    assert edgeprune.__version__ == project["project"]["version"]
+
+
+@pytest.mark.parametrize("code", ["import edgeprune", "import edgeprune._cli"])
+def test_importing_is_cheap(code):
+    heavy = {"numpy", "onnx", "onnxruntime", "torch", "PIL", "rich", "safetensors"}
+    script = f"import sys, json; {code}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert heavy.isdisjoint(json.loads(done.stdout))
