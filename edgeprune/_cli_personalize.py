@@ -31,6 +31,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _HELP = {
     "sparsity": "Share of the units in scope to mask; 0.5, or 0.2 with light, if not given.",
     "strength": "light: masks, gains and shifts, kilobytes; deep: also re-fitted weights.",
+    "allocation": "damage: more is pruned where repair can make good for it; uniform: the same.",
     "scope": "hidden: units inside blocks; all: the residual streams too.",
     "criterion": "How units are scored.",
     "normalization": "Re-estimate normalisation: where a label-free comparison says so, or not.",

@@ -14,7 +14,7 @@ from ._stream import Batches
 from ._walk import LayerWalk
 from .artifact import FloatArray, Operator
 from .profile import kept_inputs
-from .repair import Mixing, fit_mixing, mixed_weight, repair_aware_mask, weight_matrix
+from .repair import Mixing, fit_mixing, mixed_weight, outgoing_weights, repair_aware_mask
 from .statistics import CrossMoments, Moments, rows
 
 __all__ = ["PruneJob", "Pruned", "best_units", "prune_deep", "prune_light", "prune_masks"]
@@ -158,15 +158,8 @@ def _observe(walk: LayerWalk, site: Site) -> CrossMoments:
 
 
 def _chosen_here(job: PruneJob, site: Site, moments: CrossMoments, count: int) -> Bool:
-    outgoing = np.concatenate([_effective(job.teacher, operator) for operator in site.operators])
+    outgoing = outgoing_weights(job.teacher, site.operators)
     return repair_aware_mask(moments, outgoing, count, job.ridge)
-
-
-def _effective(tensors: Mapping[str, FloatArray], operator: Operator) -> Float64:
-    """An operator's weights with their gain, ``(out_channels × taps, in_channels)``."""
-    matrix = weight_matrix(tensors[operator.weight], operator)
-    matrix = matrix * tensors[operator.gain].astype(np.float64)[:, None, None]
-    return np.asarray(matrix.transpose(0, 2, 1).reshape(-1, matrix.shape[1]))
 
 
 def _refit(walker: _Walker, site: Site, moments: CrossMoments) -> None:

@@ -36,6 +36,10 @@ class Batches:
         self.batch_size = batch_size
         self._shape = tuple(shape)
 
+    def subset(self, indices: Sequence[int]) -> Batches:
+        """Some of the same source's samples."""
+        return Batches(self._source, indices, self.batch_size, self._shape)
+
     def __len__(self) -> int:
         """Number of samples (an unusable one counts until it has been met)."""
         return len(self.indices)

@@ -15,6 +15,7 @@ from ._plan import groups_in_scope, keep_counts
 from ._prune import Pruned, PruneJob, best_units, prune_deep, prune_light, prune_masks
 from ._stream import Batches, SampleSource
 from ._watch import Watched, watch
+from .allocation import allocate
 from .artifact import Artifact, FloatArray, Operator
 from .errors import GuardRefused, NotEnoughSamples
 from .guard import GuardReport, compare_outputs
@@ -32,6 +33,7 @@ OnProgress = Callable[[str, float], None]
 
 _BATCH = 8
 _FEWEST = 10
+_ALLOCATION_SAMPLES = 64
 _PRIOR_FLOOR = 1e-2  # a class that the user has not met keeps a hundredth of a fair share
 _BALANCED = 0.3  # share of the classes that a user must meet before normalisation may be moved
 _MEETS_ALL = 0.8  # above this share the prior's deviations from uniform are estimation noise
@@ -207,6 +209,8 @@ def _prune(state: _State, seen: Watched) -> Pruned:
     settings = state.settings
     groups = groups_in_scope(state.artifact, settings.scope)
     keep = keep_counts(groups, settings.target_sparsity, settings.channel_multiple)
+    if settings.allocation == "damage" and settings.repair and settings.strength == "deep":
+        keep = _allocated(state, keep)
     scores = unit_scores(state.graph, seen.statistics, settings.criterion, settings.seed)
     count = state.counter("pruning and repairing", len(keep))
     job = PruneJob(
@@ -224,6 +228,20 @@ def _prune(state: _State, seen: Watched) -> Pruned:
     if not settings.repair:
         return prune_masks(job)
     return prune_deep(job) if settings.strength == "deep" else prune_light(job)
+
+
+def _allocated(state: _State, keep: Mapping[str, int]) -> Mapping[str, int]:
+    indices = state.adapt.indices
+    some = indices[:: max(1, len(indices) // _ALLOCATION_SAMPLES)]
+    return allocate(
+        state.graph,
+        state.adapt.subset(some),
+        state.teacher,
+        keep,
+        multiple=state.settings.channel_multiple,
+        ridge=state.settings.ridge,
+        threads=state.threads,
+    )
 
 
 def _learn_classes(state: _State, pruned: Pruned) -> _Classes | None:

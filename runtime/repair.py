@@ -14,6 +14,7 @@ Ridge pulls ``A`` towards the identity on the kept units, so that few samples ch
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,15 @@ from numpy.typing import NDArray
 from .artifact import Operator
 from .statistics import CrossMoments
 
-__all__ = ["Mixing", "fit_mixing", "mixed_weight", "repair_aware_mask", "weight_matrix"]
+__all__ = [
+    "Elimination",
+    "Mixing",
+    "fit_mixing",
+    "mixed_weight",
+    "outgoing_weights",
+    "repair_aware_mask",
+    "weight_matrix",
+]
 
 Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
@@ -93,39 +102,68 @@ def mixed_weight(
     return np.ascontiguousarray(restored, dtype=np.float32), offset.astype(np.float32)
 
 
-def repair_aware_mask(moments: CrossMoments, outgoing: Float64, keep: int, ridge: float) -> Bool:
-    """Choose the units whose loss the repair can make good: backward elimination.
+def outgoing_weights(
+    tensors: Mapping[str, NDArray[np.float32]], operators: Sequence[Operator]
+) -> Float64:
+    """Consumers' weights with their gains, stacked: float64 ``(outputs × taps, in_channels)``."""
+    stacked = []
+    for operator in operators:
+        matrix = weight_matrix(tensors[operator.weight], operator)
+        matrix = matrix * tensors[operator.gain].astype(np.float64)[:, None, None]
+        stacked.append(matrix.transpose(0, 2, 1).reshape(-1, matrix.shape[1]))
+    return np.concatenate(stacked)
+
+
+class Elimination:
+    """Backward elimination of units under repair: what the loss of each would cost after a refit.
 
     With ``H = (xx + λ)⁻¹`` and ``Z = outgoing · yx · H``, removing unit ``j`` and refitting the
     rest adds ``‖Z[:, j]‖² / H[j, j]`` to the squared error of the consumers' outputs (the optimal
     brain surgeon's saliency, Hassibi and Stork 1993, for a least-squares layer). Units go in
-    blocks, with exact block updates of ``H`` and ``Z`` in between.
+    blocks, with exact updates of ``H`` and ``Z`` in between.
 
     Args:
         moments: joint moments of pruned input and dense target, all units.
         outgoing: the consumers' weights, ``(outputs, units)``.
-        keep: how many units stay.
-        ridge: as in `fit_mixing`.
+        ridge: as in `fit_mixing`; it pulls towards the identity here as well.
+
+    Attributes:
+        alive: indices of the units that are left.
+    """
+
+    def __init__(self, moments: CrossMoments, outgoing: Float64, ridge: float) -> None:
+        units = len(moments.mean_x)
+        damped = _damping(moments, ridge) * np.eye(units)
+        self.alive = np.arange(units)
+        self._inverse = np.linalg.inv(moments.xx + damped)
+        self._fitted = outgoing @ ((moments.yx + damped) @ self._inverse)
+
+    def remove(self, count: int) -> float:
+        """Remove the `count` units whose loss costs least; return the squared error that adds."""
+        inverse, fitted = self._inverse, self._fitted
+        cost = (fitted**2).sum(0) / np.diag(inverse)
+        gone = np.argpartition(cost, count - 1)[:count]
+        stay = np.setdiff1d(np.arange(len(self.alive)), gone)
+        block = inverse[np.ix_(gone, gone)]
+        gain = np.linalg.solve(block, inverse[np.ix_(gone, stay)])
+        added = float((np.linalg.solve(block, fitted[:, gone].T) * fitted[:, gone].T).sum())
+        self._fitted = fitted[:, stay] - fitted[:, gone] @ gain
+        self._inverse = inverse[np.ix_(stay, stay)] - inverse[np.ix_(stay, gone)] @ gain
+        self.alive = self.alive[stay]
+        return added
+
+
+def repair_aware_mask(moments: CrossMoments, outgoing: Float64, keep: int, ridge: float) -> Bool:
+    """Choose the `keep` units with which the repair does best; see `Elimination`.
 
     Returns:
         bool ``(units,)`` with `keep` true.
     """
     units = len(moments.mean_x)
-    alive = np.arange(units)
-    damping = _damping(moments, ridge)
-    inverse = np.linalg.inv(moments.xx + damping * np.eye(units))
-    # The ridge pulls towards the identity here as well: see fit_mixing.
-    fitted = outgoing @ ((moments.yx + damping * np.eye(units)) @ inverse)
+    elimination = Elimination(moments, outgoing, ridge)
     block = max(1, -(-(units - keep) // _BLOCKS))
-    while len(alive) > keep:
-        count = min(block, len(alive) - keep)
-        cost = (fitted**2).sum(0) / np.diag(inverse)
-        gone = np.argpartition(cost, count - 1)[:count]
-        stay = np.setdiff1d(np.arange(len(alive)), gone)
-        gain = np.linalg.solve(inverse[np.ix_(gone, gone)], inverse[np.ix_(gone, stay)])
-        fitted = fitted[:, stay] - fitted[:, gone] @ gain
-        inverse = inverse[np.ix_(stay, stay)] - inverse[np.ix_(stay, gone)] @ gain
-        alive = alive[stay]
+    while len(elimination.alive) > keep:
+        elimination.remove(min(block, len(elimination.alive) - keep))
     mask = np.zeros(units, np.bool_)
-    mask[alive] = True
+    mask[elimination.alive] = True
     return mask

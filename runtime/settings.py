@@ -29,6 +29,8 @@ class Settings:
             also re-fits the weights of the pruned groups' consumers.
         scope: ``hidden`` prunes units inside blocks; ``all`` the residual streams too.
         criterion: how units are scored: see `edgeprune.runtime.scoring`.
+        allocation: every group gives up the same share of its units (``uniform``), or more where
+            the repair can make good for them (``damage``, with strength ``deep``).
         normalization: re-estimate normalisation on the user's data: always, never, or where a
             label-free comparison says that it helps.
         prior: learn which classes the user meets by spreading soft labels over the user's stream
@@ -52,6 +54,7 @@ class Settings:
     strength: Strength = "deep"
     scope: Scope = "hidden"
     criterion: Criterion = "repair_aware"
+    allocation: Literal["damage", "uniform"] = "damage"
     normalization: Literal["auto", "on", "off"] = "auto"
     prior: Literal["graph", "em", "off"] = "graph"
     repair: bool = True
@@ -70,6 +73,7 @@ class Settings:
             "strength": self.strength in ("light", "deep"),
             "scope": self.scope in ("hidden", "all"),
             "criterion": self.criterion in CRITERIA,
+            "allocation": self.allocation in ("damage", "uniform"),
             "normalization": self.normalization in ("auto", "on", "off"),
             "prior": self.prior in ("graph", "em", "off"),
             "channel_multiple": self.channel_multiple >= 1,

@@ -1,0 +1,144 @@
+"""Which groups give up how many units: by the damage that is left after repair.
+
+For every group that is read at one place, backward elimination on the dense network's own moments
+gives a curve: the share of its consumers' output energy that the repair cannot restore, against the
+number of units removed. Units are then taken where the next ones cost least, to the same total as a
+uniform share. How far a group may stray from that share is bounded: a curve knows its own layer
+and not what the layers behind make of the error, and an unbounded choice starves the last blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._graph import Graph
+from ._ort import run
+from ._plan import Site, find_sites
+from ._stream import Batches
+from .artifact import FloatArray
+from .repair import Elimination, outgoing_weights
+from .statistics import CrossMoments, rows
+
+__all__ = ["DamageCurve", "allocate", "damage_curves", "spread"]
+
+_ROWS_PER_SAMPLE = 64
+_STEPS = 32
+_STRAY = 0.4  # a group loses between 0.6 and 1.4 times the uniform share
+_MOST = 0.9  # and never more than this share of its units
+
+
+@dataclass(frozen=True)
+class DamageCurve:
+    """Relative damage of a group against units removed; both start at 0 and never fall."""
+
+    units: int
+    removed: NDArray[np.int64]
+    damage: NDArray[np.float64]
+
+    def at(self, removed: int) -> float:
+        """Damage when so many units are removed, between the measured points by interpolation."""
+        return float(np.interp(removed, self.removed, self.damage))
+
+
+def damage_curves(
+    graph: Graph,
+    batches: Batches,
+    teacher: Mapping[str, FloatArray],
+    groups: frozenset[str],
+    *,
+    ridge: float,
+    threads: int,
+) -> dict[str, DamageCurve]:
+    """Measure the curves of those `groups` that are read at one simple site, in one pass.
+
+    Args:
+        graph: the network.
+        batches: some of the user's samples; a few dozen do.
+        teacher: the dense network's external tensors.
+        groups: names of groups.
+        ridge: as in `fit_mixing`.
+        threads: threads of one operator.
+    """
+    sites = [s for s in find_sites(graph) if s.simple and s.groups[0] in groups]
+    moments = {site.tensor: CrossMoments(len(site.units), len(site.units)) for site in sites}
+    session = graph.session([graph.input], list(moments), teacher, threads)
+    for batch in batches:
+        values = run(session, list(moments), {graph.input: batch})
+        for site, value in zip(sites, values, strict=True):
+            seen = rows(value, site.channel_axis, _ROWS_PER_SAMPLE)
+            moments[site.tensor].update(seen, seen)
+    return {s.groups[0]: _curve(s, moments.pop(s.tensor), teacher, ridge) for s in sites}
+
+
+def _curve(
+    site: Site, moments: CrossMoments, teacher: Mapping[str, FloatArray], ridge: float
+) -> DamageCurve:
+    outgoing = outgoing_weights(teacher, site.operators)
+    energy = float(np.einsum("oi,ij,oj->", outgoing, moments.xx, outgoing, optimize=True))
+    elimination = Elimination(moments, outgoing, ridge)
+    units = len(moments.mean_x)
+    least = max(1, round(units * (1 - _MOST)))
+    removed, damage = [0], [0.0]
+    while len(elimination.alive) > least:
+        step = min(max(1, units // _STEPS), len(elimination.alive) - least)
+        damage.append(damage[-1] + elimination.remove(step) / max(energy, 1e-30))
+        removed.append(units - len(elimination.alive))
+    return DamageCurve(units, np.array(removed), np.array(damage))
+
+
+def spread(
+    curves: Mapping[str, DamageCurve], keep: Mapping[str, int], multiple: int
+) -> dict[str, int]:
+    """Move removed units between groups to where they cost least; the total stays, to rounding.
+
+    Args:
+        curves: by group.
+        keep: units that each group would keep under a uniform share.
+        multiple: kept units are a multiple of this, as far as `keep` is.
+
+    Returns:
+        Units to keep by group, for all groups of `keep`.
+    """
+    uniform = {name: curve.units - keep[name] for name, curve in curves.items()}
+    removed = {name: _stepped(share * (1 - _STRAY), multiple) for name, share in uniform.items()}
+    most = {
+        name: min(uniform[name] * (1 + _STRAY), curve.units * _MOST)
+        for name, curve in curves.items()
+    }
+    while sum(removed.values()) < sum(uniform.values()):
+        able = [name for name in curves if removed[name] + multiple <= most[name]]
+        if not able:
+            break
+        cheapest = min(able, key=lambda name: _price(curves[name], removed[name], multiple))
+        removed[cheapest] += multiple
+    return dict(keep) | {name: curve.units - removed[name] for name, curve in curves.items()}
+
+
+def _stepped(value: float, multiple: int) -> int:
+    return int(value // multiple) * multiple
+
+
+def _price(curve: DamageCurve, removed: int, multiple: int) -> float:
+    return curve.at(removed + multiple) - curve.at(removed)
+
+
+def allocate(
+    graph: Graph,
+    batches: Batches,
+    teacher: Mapping[str, FloatArray],
+    keep: Mapping[str, int],
+    *,
+    multiple: int,
+    ridge: float,
+    threads: int,
+) -> dict[str, int]:
+    """Turn a uniform plan into one that removes units where the repair can make good for them.
+
+    Groups that are read in several places keep their uniform share.
+    """
+    curves = damage_curves(graph, batches, teacher, frozenset(keep), ridge=ridge, threads=threads)
+    return spread(curves, keep, multiple)
