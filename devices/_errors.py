@@ -52,7 +52,7 @@ class SourceError(DeviceError):
     """A folder, list or label table is missing, empty or unusable as a whole."""
 
 
-class BadSample(DeviceError):  # noqa: N818 - read as what happened
+class BadSample(DeviceError):
     """One sample cannot be used; ``path`` is None for an array that came from memory."""
 
     def __init__(self, path: Path | None, reason: str) -> None:
@@ -70,7 +70,7 @@ class BadSample(DeviceError):  # noqa: N818 - read as what happened
         return type(self), (self.path, self.reason)
 
 
-class MissingExtra(DeviceError):  # noqa: N818 - read as what happened
+class MissingExtra(DeviceError):
     """An optional package is needed and not installed; ``extra`` names what brings it."""
 
     def __init__(self, purpose: str, package: str, extra: str = "audio") -> None:
@@ -86,7 +86,7 @@ class MissingExtra(DeviceError):  # noqa: N818 - read as what happened
         return type(self), (self.purpose, self.package, self.extra)
 
 
-class DeviceUnavailable(DeviceError):  # noqa: N818 - read as what happened
+class DeviceUnavailable(DeviceError):
     """A live device (microphone, camera) is absent, busy or refused to start."""
 
     exit_code: ClassVar[int] = 4

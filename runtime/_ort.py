@@ -26,7 +26,7 @@ ort.disable_telemetry_events()
 ORT_VERSION: str = ort.__version__
 InferenceSession = ort.InferenceSession
 _FOLDER_KEY = "session.model_external_initializers_file_folder_path"
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4  # what goes wrong is raised and told once, by us
 
 
 def make_session(
@@ -71,7 +71,7 @@ def _options(threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     return options

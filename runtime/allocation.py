@@ -64,6 +64,8 @@ def damage_curves(
         threads: threads of one operator.
     """
     sites = [s for s in find_sites(graph) if s.simple and s.groups[0] in groups]
+    if not sites:
+        return {}
     moments = {site.tensor: CrossMoments(len(site.units), len(site.units)) for site in sites}
     session = graph.session([graph.input], list(moments), teacher, threads)
     for batch in batches:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import edgeprune
+from edgeprune.devices import open_folder, preprocess_from_dict
+from edgeprune.exporters import export_onnx
+from edgeprune.runtime._ort import make_session, run
 from edgeprune.runtime.artifact import (
     Artifact,
     ChannelGroup,
@@ -201,3 +207,168 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 def other(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """The same architecture with other weights: another model."""
     return build_tiny(tmp_path_factory.mktemp("other"), seed=1)
+
+
+ASSETS = Path(edgeprune.__file__).parent / "assets"
+
+
+@dataclass(frozen=True, eq=False)
+class User:
+    """Preprocessed samples of one user: unlabelled ones to adapt to, labelled ones to score."""
+
+    adapt: np.ndarray
+    test: np.ndarray
+    labels: np.ndarray
+
+    def accuracy(self, outputs: Any) -> float:
+        return float((np.argmax(outputs, 1) == self.labels).mean())
+
+
+@pytest.fixture(scope="session")
+def digits() -> Artifact:
+    """The bundled keyword network: ten spoken digits, depthwise-separable convolutions."""
+    return Artifact.open(ASSETS / "digits.onnx")
+
+
+@pytest.fixture(scope="session")
+def demo(digits: Artifact) -> User:
+    """The sounds of `edgeprune demo`: a voice and a room that the network never heard."""
+    preprocess = preprocess_from_dict(digits.info.preprocess)
+    adapt = open_folder(ASSETS / "demo" / "adapt", preprocess)
+    test = open_folder(ASSETS / "demo" / "test", preprocess)
+    return User(
+        np.stack([adapt[index].array for index in range(len(adapt))]),
+        np.stack([test[index].array for index in range(len(test))]),
+        np.array([int(label or -1) for label in test.labels]),
+    )
+
+
+@pytest.fixture(scope="session")
+def fsdd(digits: Artifact) -> User:
+    """Real recordings, of a speaker that the network was trained on."""
+    folder = os.environ.get("EDGEPRUNE_DATA")
+    if not folder:
+        pytest.skip("EDGEPRUNE_DATA is not set: no real recordings to test with")
+    preprocess = preprocess_from_dict(digits.info.preprocess)
+
+    def read(pattern: str) -> tuple[np.ndarray, np.ndarray]:
+        files = sorted((Path(folder) / "fsdd").glob(pattern))
+        found = open_folder(files, preprocess)
+        arrays = np.stack([found[index].array for index in range(len(found))])
+        return arrays, np.array([int(file.name[0]) for file in files])
+
+    return User(read("*_theo_1[0-7].wav")[0], *read("*_theo_[0-4].wav"))
+
+
+class NetWriter:
+    """Writes a plain float32 ONNX network with random weights, node after node."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def node(self, op: str, *inputs: str, **attributes: Any) -> str:
+        output = f"t{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, inputs, [output], **attributes))
+        return output
+
+    def random(self, *shape: int) -> str:
+        name = f"c{len(self.constants)}"
+        fan_in = int(np.prod(shape[1:])) or 1
+        scale = np.sqrt(2 / fan_in) if len(shape) > 1 else 0.1
+        value = (scale * self.rng.normal(size=shape)).astype(np.float32)
+        self.constants.append(numpy_helper.from_array(value, name))
+        return name
+
+    def conv(self, x: str, i: int, o: int, k: int, *, stride: int = 1, group: int = 1) -> str:
+        weight, bias = self.random(o, i // group, k, k), self.random(o)
+        return self.node(
+            "Conv", x, weight, bias, pads=[k // 2] * 4, strides=[stride] * 2, group=group
+        )
+
+    def relu(self, x: str) -> str:
+        return self.node("Relu", x)
+
+    def model(self, output: str, shape: tuple[int, ...], classes: int) -> Any:
+        value = helper.make_tensor_value_info
+        graph = helper.make_graph(
+            self.nodes,
+            "net",
+            [value("x", TensorProto.FLOAT, ["N", *shape])],
+            [value(output, TensorProto.FLOAT, ["N", classes])],
+            self.constants,
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def residual_model(*, probabilities: bool = False) -> Any:
+    """3 × 3 convolutions with two residual Adds, an inverted bottleneck, a flatten, two Gemms."""
+    net = NetWriter()
+    stem = net.relu(net.conv("x", 3, 16, 3))
+    inner = net.relu(net.conv(stem, 16, 24, 3))
+    first = net.relu(net.node("Add", stem, net.conv(inner, 24, 16, 3)))
+    wide = net.relu(net.conv(first, 16, 32, 1))
+    deep = net.relu(net.conv(wide, 32, 32, 3, group=32))
+    second = net.node("Add", first, net.conv(deep, 32, 16, 1))
+    narrow = net.relu(net.conv(second, 16, 16, 3, stride=2))
+    pooled = net.node("MaxPool", narrow, kernel_shape=[2, 2], strides=[2, 2])
+    flat = net.node("Flatten", pooled)
+    hidden = net.relu(net.node("Gemm", flat, net.random(24, 16 * 9), net.random(24), transB=1))
+    weight, bias = net.random(6, 24), net.random(6)
+    out = net.node("Gemm", hidden, weight, bias, transB=1)
+    model = net.model(out, (3, 12, 12), 6)
+    _spread_answers(model, weight, bias)
+    net.constants = list(model.graph.initializer)
+    if probabilities:
+        out = net.node("Softmax", out, axis=1)
+    return net.model(out, (3, 12, 12), 6)
+
+
+def _spread_answers(model: Any, weight: str, bias: str) -> None:
+    """Scale the head in place until its answers differ from sample to sample."""
+    session = make_session(model.SerializeToString())
+    (outputs,) = run(session, None, {"x": _pictures(60, 2)})
+    mean, std = outputs.mean(0), outputs.std(0)
+    constants = {constant.name: constant for constant in model.graph.initializer}
+    old = numpy_helper.to_array(constants[weight])
+    old_bias = numpy_helper.to_array(constants[bias])
+    new = numpy_helper.from_array(2 * old / std[:, None], weight)
+    new_bias = numpy_helper.from_array(2 * (old_bias - mean) / std, bias)
+    constants[weight].CopyFrom(new)
+    constants[bias].CopyFrom(new_bias)
+
+
+def _pictures(count: int, seed: int) -> np.ndarray:
+    """Noisy, shifted copies of six smooth pictures."""
+    rng = np.random.default_rng(0)
+    base = np.kron(rng.normal(size=(6, 3, 4, 4)), np.ones((3, 3)))
+    rng = np.random.default_rng(seed)
+    chosen = base[rng.integers(0, 6, count)]
+    moved = [np.roll(picture, int(rng.integers(-1, 2)), -1) for picture in chosen]
+    return (np.stack(moved) + 0.3 * rng.normal(size=(count, 3, 12, 12))).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def make_residual(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Artifact]:
+    """Export the residual network, with a Softmax at its end or without."""
+
+    def make(*, probabilities: bool = False) -> Artifact:
+        path = tmp_path_factory.mktemp("residual") / "residual.onnx"
+        model = residual_model(probabilities=probabilities)
+        export_onnx(model, path, samples=list(_pictures(60, 2)))
+        return Artifact.open(path)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def residual(make_residual: Callable[..., Artifact]) -> Artifact:
+    """Residual Adds, k × k and depthwise convolutions, a flatten between convolution and Gemm."""
+    return make_residual()
+
+
+@pytest.fixture(scope="session")
+def pictures() -> np.ndarray:
+    """A user's samples for the residual network."""
+    return _pictures(60, 1)
