@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ._graph import Graph
 from .artifact import Artifact, ChannelGroup, Operator
 
-__all__ = ["Scope", "Site", "find_sites", "groups_in_scope", "keep_counts"]
+__all__ = ["Scope", "Site", "find_sites", "groups_in_scope", "keep_counts", "read_at_one_site"]
 
 Scope = Literal["hidden", "all"]
 
@@ -66,6 +66,15 @@ def find_sites(graph: Graph) -> list[Site]:
 def first_use(graph: Graph, site: Site) -> int:
     """Position of the first node that reads the site."""
     return min(graph.consumed_at(operator) for operator in site.operators)
+
+
+def read_at_one_site(sites: Sequence[Site]) -> Mapping[str, Site]:
+    """Groups that are read at one simple site, where all that their loss costs can be seen."""
+    reads: dict[str, list[Site]] = {}
+    for site in sites:
+        for name in site.groups:
+            reads.setdefault(name, []).append(site)
+    return {name: at[0] for name, at in reads.items() if len(at) == 1 and at[0].simple}
 
 
 def groups_in_scope(artifact: Artifact, scope: Scope) -> tuple[ChannelGroup, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._graph import Graph
-from ._plan import Site, channel_axis, find_sites, first_use
+from ._plan import Site, channel_axis, find_sites, first_use, read_at_one_site
 from ._stream import Batches
 from ._walk import LayerWalk
 from .artifact import FloatArray, Operator
@@ -121,7 +121,7 @@ def prune_deep(job: PruneJob) -> Pruned:
     """Prune site after site and re-fit the consumers' weights, each on its already pruned input."""
     walker = _Walker(job)
     sites = find_sites(job.graph)
-    choosable = _choosable(sites) if job.choose_here else frozenset()
+    choosable = read_at_one_site(sites) if job.choose_here else {}
     for site in sites:
         pruned = [name for name in site.groups if name in job.keep]
         if not pruned:
@@ -136,15 +136,6 @@ def prune_deep(job: PruneJob) -> Pruned:
         _refit(walker, site, moments)
         job.on_layer()
     return walker.finish()
-
-
-def _choosable(sites: list[Site]) -> frozenset[str]:
-    """Groups that are read at one simple site, where all that their loss costs can be seen."""
-    reads: dict[str, list[Site]] = {}
-    for site in sites:
-        for name in site.groups:
-            reads.setdefault(name, []).append(site)
-    return frozenset(name for name, at in reads.items() if len(at) == 1 and at[0].simple)
 
 
 def _observe(walk: LayerWalk, site: Site) -> CrossMoments:

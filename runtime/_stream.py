@@ -71,4 +71,9 @@ class Batches:
                 f"a sample has shape {sample.shape}; the model takes {expected}. Nothing was "
                 "changed. Check the preprocessing that the model was exported with."
             )
+        if not np.isfinite(sample).all():
+            raise InputError(
+                "a sample holds NaN or infinite values. Nothing was changed. Leave it out, or "
+                "check what made it."
+            )
         return np.ascontiguousarray(sample, dtype=np.float32)

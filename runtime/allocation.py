@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ._graph import Graph
 from ._ort import run
-from ._plan import Site, find_sites
+from ._plan import Site, find_sites, read_at_one_site
 from ._stream import Batches
 from .artifact import FloatArray
 from .repair import Elimination, outgoing_weights
@@ -28,7 +28,7 @@ __all__ = ["DamageCurve", "allocate", "damage_curves", "spread"]
 _ROWS_PER_SAMPLE = 64
 _STEPS = 32
 _STRAY = 0.4  # a group loses between 0.6 and 1.4 times the uniform share
-_MOST = 0.9  # and never more than this share of its units
+_MOST_REMOVED = 0.9  # and never more than this share of its units
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def damage_curves(
         ridge: as in `fit_mixing`.
         threads: threads of one operator.
     """
-    sites = [s for s in find_sites(graph) if s.simple and s.groups[0] in groups]
+    at_one = read_at_one_site(find_sites(graph))
+    sites = [site for name, site in at_one.items() if name in groups]
     if not sites:
         return {}
     moments = {site.tensor: CrossMoments(len(site.units), len(site.units)) for site in sites}
@@ -83,7 +84,7 @@ def _curve(
     energy = float(np.einsum("oi,ij,oj->", outgoing, moments.xx, outgoing, optimize=True))
     elimination = Elimination(moments, outgoing, ridge)
     units = len(moments.mean_x)
-    least = max(1, round(units * (1 - _MOST)))
+    least = max(1, round(units * (1 - _MOST_REMOVED)))
     removed, damage = [0], [0.0]
     while len(elimination.alive) > least:
         step = min(max(1, units // _STEPS), len(elimination.alive) - least)
@@ -105,27 +106,39 @@ def spread(
     Returns:
         Units to keep by group, for all groups of `keep`.
     """
-    uniform = {name: curve.units - keep[name] for name, curve in curves.items()}
-    removed = {name: _stepped(share * (1 - _STRAY), multiple) for name, share in uniform.items()}
-    most = {
-        name: min(uniform[name] * (1 + _STRAY), curve.units * _MOST)
-        for name, curve in curves.items()
-    }
-    while sum(removed.values()) < sum(uniform.values()):
-        able = [name for name in curves if removed[name] + multiple <= most[name]]
+    total = sum(keep[name] for name in curves)
+    kept = {name: _most(curve, keep[name], multiple) for name, curve in curves.items()}
+    least = {name: _least(curve, keep[name]) for name, curve in curves.items()}
+    while sum(kept.values()) > total:
+        able = [name for name in curves if _below(kept[name], multiple) >= least[name]]
         if not able:
             break
-        cheapest = min(able, key=lambda name: _price(curves[name], removed[name], multiple))
-        removed[cheapest] += multiple
-    return dict(keep) | {name: curve.units - removed[name] for name, curve in curves.items()}
+        cheapest = min(able, key=lambda name: _price(curves[name], kept[name], multiple))
+        kept[cheapest] = _below(kept[cheapest], multiple)
+    return dict(keep) | kept
 
 
-def _stepped(value: float, multiple: int) -> int:
-    return int(value // multiple) * multiple
+def _most(curve: DamageCurve, keep: int, multiple: int) -> int:
+    """The most that a group may keep, on the board's grid or all of it."""
+    most = curve.units - (curve.units - keep) * (1 - _STRAY)
+    return min(-int(-most // multiple) * multiple, curve.units)
 
 
-def _price(curve: DamageCurve, removed: int, multiple: int) -> float:
-    return curve.at(removed + multiple) - curve.at(removed)
+def _least(curve: DamageCurve, keep: int) -> float:
+    """The least that a group may keep."""
+    return max(
+        curve.units - (curve.units - keep) * (1 + _STRAY), curve.units * (1 - _MOST_REMOVED), 1
+    )
+
+
+def _below(kept: int, multiple: int) -> int:
+    return (kept - 1) // multiple * multiple
+
+
+def _price(curve: DamageCurve, kept: int, multiple: int) -> float:
+    """Damage per unit of the next step down."""
+    fewer = _below(kept, multiple)
+    return (curve.at(curve.units - fewer) - curve.at(curve.units - kept)) / (kept - fewer)
 
 
 def allocate(

@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -33,6 +34,9 @@ __all__ = [
 FORMAT_VERSION = 1
 ONES = "edgeprune.ones"
 _PREFIX = "edgeprune."
+_READABLE = frozenset(str(version) for version in range(1, FORMAT_VERSION + 1))
+# What hostile or broken JSON can make Python's parser and our constructors raise.
+_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 PERSONALIZED_KEY = "edgeprune.personalized"
 
 FloatArray = NDArray[np.float32]
@@ -186,7 +190,7 @@ class ModelInfo:
                 f"{where} is an ONNX model but not an edgeprune artifact (it has no edgeprune "
                 "metadata). Make one with `edgeprune export`."
             )
-        if not version.isdigit() or int(version) > FORMAT_VERSION:
+        if version not in _READABLE:
             raise ArtifactError(
                 f"{where} has artifact format {version!r}; this edgeprune reads up to "
                 f"{FORMAT_VERSION}. Upgrade edgeprune, or export the model again."
@@ -198,7 +202,7 @@ class ModelInfo:
             )
         try:
             return _from_metadata(metadata)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except _DAMAGE as error:
             raise ArtifactError(
                 f"{where} has damaged edgeprune metadata ({type(error).__name__}: {error}). "
                 "Export the model again."
@@ -443,9 +447,17 @@ def _metadata(graph: bytes, path: Path) -> dict[str, str]:
     return {prop.key: prop.value for prop in model.metadata_props}
 
 
-def _external(tensor: Any) -> _External:
+def _external(tensor: Any, path: Path) -> _External:
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    return _External(entries["location"], int(entries.get("offset", 0)), tuple(tensor.dims))
+    try:
+        place = _External(entries["location"], int(entries.get("offset", 0)), tuple(tensor.dims))
+    except (KeyError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} does not say where its tensor {tensor.name!r} stands. Export the model again."
+        ) from error
+    if min(place.shape, default=0) < 0:
+        raise ArtifactError(f"{path}: {tensor.name!r} has a negative size. Export the model again.")
+    return place
 
 
 def _map_tensors(path: Path, model: Any) -> dict[str, FloatArray]:
@@ -455,7 +467,7 @@ def _map_tensors(path: Path, model: Any) -> dict[str, FloatArray]:
     for tensor in model.graph.initializer:
         if not tensor.external_data:
             continue
-        place = _external(tensor)
+        place = _external(tensor, path)
         if place.location not in allowed:
             raise ArtifactError(
                 f"{path} reads external data from {place.location!r}; an artifact reads only "
@@ -479,7 +491,7 @@ def _map_file(path: Path) -> FloatArray:
 
 
 def _slice(buffer: FloatArray, place: _External, path: Path) -> FloatArray:
-    start, count = place.offset // 4, int(np.prod(place.shape, dtype=np.int64))
+    start, count = place.offset // 4, math.prod(place.shape)
     if place.offset % 4 or place.offset < 0 or start + count > buffer.size:
         raise ArtifactError(
             f"{path.with_name(place.location)} is too short or damaged. Copy the .onnx, .weights "

@@ -34,6 +34,7 @@ OnProgress = Callable[[str, float], None]
 _BATCH = 8
 _FEWEST = 10
 _ALLOCATION_SAMPLES = 64
+_ALIKE = 1e-4
 _PRIOR_FLOOR = 1e-2  # a class that the user has not met keeps a hundredth of a fair share
 _BALANCED = 0.3  # share of the classes that a user must meet before normalisation may be moved
 _MEETS_ALL = 0.8  # above this share the prior's deviations from uniform are estimation noise
@@ -169,8 +170,20 @@ def _watch(state: _State) -> Watched:
     count = state.counter("watching", len(state.adapt))
     total = len(state.adapt)
     seen = watch(state.graph, state.adapt, state.teacher, threads=state.threads, on_samples=count)
-    _need(seen.samples, total)
+    held = len(state.held_out)
+    _need(seen.samples + held, total + held)
+    _need_variety(seen.outputs)
     return seen
+
+
+def _need_variety(outputs: FloatArray) -> None:
+    """Silence or a covered lens teaches nothing, and statistics of it ruin a network."""
+    spread = float(np.ptp(outputs, axis=0).max())
+    if spread <= _ALIKE * (1.0 + float(np.abs(outputs).max())):
+        raise NotEnoughSamples(
+            "the samples are all alike: the network says the same of each. Nothing was changed. "
+            "Check the microphone or camera, and give it more of what this user sees or says."
+        )
 
 
 def _normalize(state: _State, seen: Watched) -> None:
