@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ._external import FloatArray
 from ._graph import Graph
 from ._plan import Site, channel_axis, find_sites, first_use, read_at_one_site
 from ._stream import Batches
 from ._walk import LayerWalk
-from .artifact import FloatArray, Operator
+from .artifact import Operator
 from .profile import kept_inputs
 from .repair import Mixing, fit_mixing, mixed_weight, outgoing_weights, repair_aware_mask
 from .statistics import CrossMoments, Moments, rows

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ._external import FloatArray
 from ._graph import Graph
 from ._ort import run
 from ._plan import find_sites
 from ._stream import Batches
-from .artifact import FloatArray
 from .scoring import SiteStatistics
 from .statistics import Moments, rows
 

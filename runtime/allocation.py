@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ._external import FloatArray
 from ._graph import Graph
 from ._ort import run
 from ._plan import Site, find_sites, read_at_one_site
 from ._stream import Batches
-from .artifact import FloatArray
 from .repair import Elimination, outgoing_weights
 from .statistics import CrossMoments, rows
 

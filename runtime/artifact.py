@@ -6,7 +6,6 @@ import base64
 import binascii
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ._external import FloatArray, map_tensors
 from .errors import ArtifactError
 
 __all__ = [
@@ -38,8 +38,6 @@ _READABLE = frozenset(str(version) for version in range(1, FORMAT_VERSION + 1))
 # What hostile or broken JSON can make Python's parser and our constructors raise.
 _DAMAGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 PERSONALIZED_KEY = "edgeprune.personalized"
-
-FloatArray = NDArray[np.float32]
 
 
 def encode_floats(values: NDArray[Any]) -> str:
@@ -339,15 +337,6 @@ def _check_references(info: ModelInfo) -> None:
         raise ValueError(f"the head {info.head!r} is no operator")
 
 
-@dataclass(frozen=True)
-class _External:
-    """Where an external tensor stands."""
-
-    location: str
-    offset: int
-    shape: tuple[int, ...]
-
-
 class Artifact:
     """An exported model on disk: ``NAME.onnx`` with ``NAME.weights`` and ``NAME.masks`` beside it.
 
@@ -385,7 +374,7 @@ class Artifact:
     @cached_property
     def tensors(self) -> Mapping[str, FloatArray]:
         """Every external tensor as exported or as written beside the model, read-only float32."""
-        return _map_tensors(self.path, self.model)
+        return map_tensors(self.path, self.model)
 
     @cached_property
     def neutral_masks(self) -> Mapping[str, FloatArray]:
@@ -445,56 +434,3 @@ def _metadata(graph: bytes, path: Path) -> dict[str, str]:
     if not model.graph.node:
         raise ArtifactError(f"{path} is not an ONNX model: it holds no graph.")
     return {prop.key: prop.value for prop in model.metadata_props}
-
-
-def _external(tensor: Any, path: Path) -> _External:
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    try:
-        place = _External(entries["location"], int(entries.get("offset", 0)), tuple(tensor.dims))
-    except (KeyError, ValueError) as error:
-        raise ArtifactError(
-            f"{path} does not say where its tensor {tensor.name!r} stands. Export the model again."
-        ) from error
-    if min(place.shape, default=0) < 0:
-        raise ArtifactError(f"{path}: {tensor.name!r} has a negative size. Export the model again.")
-    return place
-
-
-def _map_tensors(path: Path, model: Any) -> dict[str, FloatArray]:
-    allowed = {path.with_suffix(suffix).name for suffix in (".weights", ".masks")}
-    buffers: dict[str, FloatArray] = {}
-    tensors: dict[str, FloatArray] = {}
-    for tensor in model.graph.initializer:
-        if not tensor.external_data:
-            continue
-        place = _external(tensor, path)
-        if place.location not in allowed:
-            raise ArtifactError(
-                f"{path} reads external data from {place.location!r}; an artifact reads only "
-                f"{' and '.join(sorted(allowed))}. Was the .onnx file renamed alone? Rename all "
-                "three files together only by exporting again."
-            )
-        if place.location not in buffers:
-            buffers[place.location] = _map_file(path.with_name(place.location))
-        tensors[tensor.name] = _slice(buffers[place.location], place, path)
-    return tensors
-
-
-def _map_file(path: Path) -> FloatArray:
-    try:
-        return np.memmap(path, dtype="<f4", mode="r")
-    except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"cannot read {path}, which belongs to the model beside it: {error}. Copy the .onnx, "
-            ".weights and .masks files together."
-        ) from error
-
-
-def _slice(buffer: FloatArray, place: _External, path: Path) -> FloatArray:
-    start, count = place.offset // 4, math.prod(place.shape)
-    if place.offset % 4 or place.offset < 0 or start + count > buffer.size:
-        raise ArtifactError(
-            f"{path.with_name(place.location)} is too short or damaged. Copy the .onnx, .weights "
-            "and .masks files together, or export the model again."
-        )
-    return buffer[start : start + count].reshape(place.shape)

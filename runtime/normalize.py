@@ -15,11 +15,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from ._external import FloatArray
 from ._graph import Graph
 from ._plan import channel_axis
 from ._stream import Batches
 from ._walk import LayerWalk
-from .artifact import FloatArray, Operator
+from .artifact import Operator
 from .statistics import Moments, rows
 
 __all__ = ["corrected_gain_shift", "renormalize"]

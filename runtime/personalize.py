@@ -10,13 +10,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ._external import FloatArray
 from ._graph import Graph
 from ._plan import groups_in_scope, keep_counts
 from ._prune import Pruned, PruneJob, best_units, prune_deep, prune_light, prune_masks
 from ._stream import Batches, SampleSource
 from ._watch import Watched, watch
 from .allocation import allocate
-from .artifact import Artifact, FloatArray, Operator
+from .artifact import Artifact, Operator
 from .errors import GuardRefused, NotEnoughSamples
 from .guard import GuardReport, compare_outputs
 from .normalize import renormalize

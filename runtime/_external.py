@@ -1,0 +1,80 @@
+"""External tensors of an artifact, mapped from the files beside it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ArtifactError
+
+__all__ = ["FloatArray", "map_tensors"]
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _External:
+    """Where an external tensor stands."""
+
+    location: str
+    offset: int
+    shape: tuple[int, ...]
+
+
+def _external(tensor: Any, path: Path) -> _External:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    try:
+        place = _External(entries["location"], int(entries.get("offset", 0)), tuple(tensor.dims))
+    except (KeyError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} does not say where its tensor {tensor.name!r} stands. Export the model again."
+        ) from error
+    if min(place.shape, default=0) < 0:
+        raise ArtifactError(f"{path}: {tensor.name!r} has a negative size. Export the model again.")
+    return place
+
+
+def map_tensors(path: Path, model: Any) -> dict[str, FloatArray]:
+    """Map every external tensor of a model, read-only; ArtifactError if one is astray."""
+    allowed = {path.with_suffix(suffix).name for suffix in (".weights", ".masks")}
+    buffers: dict[str, FloatArray] = {}
+    tensors: dict[str, FloatArray] = {}
+    for tensor in model.graph.initializer:
+        if not tensor.external_data:
+            continue
+        place = _external(tensor, path)
+        if place.location not in allowed:
+            raise ArtifactError(
+                f"{path} reads external data from {place.location!r}; an artifact reads only "
+                f"{' and '.join(sorted(allowed))}. Was the .onnx file renamed alone? Rename all "
+                "three files together only by exporting again."
+            )
+        if place.location not in buffers:
+            buffers[place.location] = _map_file(path.with_name(place.location))
+        tensors[tensor.name] = _slice(buffers[place.location], place, path)
+    return tensors
+
+
+def _map_file(path: Path) -> FloatArray:
+    try:
+        return np.memmap(path, dtype="<f4", mode="r")
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"cannot read {path}, which belongs to the model beside it: {error}. Copy the .onnx, "
+            ".weights and .masks files together."
+        ) from error
+
+
+def _slice(buffer: FloatArray, place: _External, path: Path) -> FloatArray:
+    start, count = place.offset // 4, math.prod(place.shape)
+    if place.offset % 4 or place.offset < 0 or start + count > buffer.size:
+        raise ArtifactError(
+            f"{path.with_name(place.location)} is too short or damaged. Copy the .onnx, .weights "
+            "and .masks files together, or export the model again."
+        )
+    return buffer[start : start + count].reshape(place.shape)
