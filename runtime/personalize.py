@@ -169,10 +169,10 @@ def _need(usable: int, total: int) -> None:
 
 def _watch(state: _State) -> Watched:
     count = state.counter("watching", len(state.adapt))
-    total = len(state.adapt)
+    total = len(state.adapt) + len(state.held_out)
     seen = watch(state.graph, state.adapt, state.teacher, threads=state.threads, on_samples=count)
-    held = len(state.held_out)
-    _need(seen.samples + held, total + held)
+    held = sum(len(batch) for batch in state.held_out)  # read now: an unusable one must not count
+    _need(seen.samples + held if seen.samples else 0, total)
     _need_variety(seen.outputs)
     return seen
 

@@ -16,6 +16,20 @@ __all__ = ["Outcome", "Report", "Settings"]
 
 Strength = Literal["light", "deep"]
 _SPARSITY = {"deep": 0.5, "light": 0.2}  # without new weights a network bears less: docs/method.md
+_NOTHING = type(None)
+_KINDS: dict[str, tuple[type, ...]] = {
+    "sparsity": (int, float, _NOTHING),
+    "ridge": (int, float),
+    "holdout": (int, float),
+    "min_agreement": (int, float),
+    "repair": (bool,),
+    "channel_multiple": (int,),
+    "max_samples": (int,),
+    "memory_mb": (int,),
+    "threads": (int, _NOTHING),
+    "seed": (int,),
+}
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", _NOTHING: "none"}
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._check_types()
         checks = {
             "sparsity": self.sparsity is None or 0.0 <= self.sparsity < 1.0,
             "strength": self.strength in ("light", "deep"),
@@ -90,6 +105,14 @@ class Settings:
             raise InputError(
                 f"{wrong[0]} = {getattr(self, wrong[0])!r} is out of range. Nothing was changed."
             )
+
+    def _check_types(self) -> None:
+        """A number where a number belongs: what comes from JSON or a form may be anything."""
+        for name, kinds in _KINDS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) != (kinds == (bool,)) or not isinstance(value, kinds):
+                wanted = " or ".join(_WORDS[kind] for kind in kinds)
+                raise InputError(f"{name} = {value!r} should be {wanted}. Nothing was changed.")
 
     @property
     def target_sparsity(self) -> float:

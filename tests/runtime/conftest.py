@@ -245,7 +245,7 @@ def demo(digits: Artifact) -> User:
 
 @pytest.fixture(scope="session")
 def fsdd(digits: Artifact) -> User:
-    """Real recordings, of a speaker that the network was trained on."""
+    """Real recordings of the six speakers that the network was trained on."""
     folder = os.environ.get("EDGEPRUNE_DATA")
     if not folder:
         pytest.skip("EDGEPRUNE_DATA is not set: no real recordings to test with")
@@ -257,7 +257,7 @@ def fsdd(digits: Artifact) -> User:
         arrays = np.stack([found[index].array for index in range(len(found))])
         return arrays, np.array([int(file.name[0]) for file in files])
 
-    return User(read("*_theo_1[0-7].wav")[0], *read("*_theo_[0-4].wav"))
+    return User(read("*_1[0-2].wav")[0], *read("*_0.wav"))
 
 
 class NetWriter:

@@ -29,15 +29,10 @@ from edgeprune.runtime.errors import ArtifactError, EdgepruneError
 SUFFIXES = (".onnx", ".weights", ".masks")
 FAST = settings(max_examples=60, deadline=None)
 JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_infinity=False)  # see test_metadata_that_trip_the_parser
-    | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
     max_leaves=6,
 )
-ESCAPES = pytest.mark.xfail(strict=True, reason="not an ArtifactError yet, or not refused at all")
 
 
 @pytest.fixture
@@ -132,7 +127,9 @@ def test_exported_files_are_what_the_page_says(name, request):
             continue
         place = {entry.key: entry.value for entry in tensor.external_data}
         masks = tensor.name.endswith((".mask", ".gain", ".shift"))
-        assert place["location"] == artifact.path.with_suffix(".masks" if masks else ".weights").name
+        assert (
+            place["location"] == artifact.path.with_suffix(".masks" if masks else ".weights").name
+        )
         assert int(place["offset"]) % 64 == 0
         assert tensor.data_type == TensorProto.FLOAT
 
@@ -145,7 +142,9 @@ def test_a_folder(tmp_path):
     assert "cannot read" in refused(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello, world\n" * 40, b"\x00" * 64, b"\x89PNG\r\n\x1a\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello, world\n" * 40, b"\x00" * 64, b"\x89PNG\r\n\x1a\n"]
+)
 def test_a_file_that_is_no_model(tmp_path, content):
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
@@ -223,13 +222,11 @@ def test_an_offset_outside_the_file(copy, offset):
     assert "too short or damaged" in refused(externally(copy, offset=offset))
 
 
-@ESCAPES
 @pytest.mark.parametrize("offset", ["x", "", "1.5"])
 def test_an_offset_that_is_no_number(copy, offset):
     refused(externally(copy, offset=offset))
 
 
-@ESCAPES
 def test_an_external_tensor_without_a_place(copy):
     def change(model: Any) -> None:
         tensor = next(t for t in model.graph.initializer if t.external_data)
@@ -238,7 +235,6 @@ def test_an_external_tensor_without_a_place(copy):
     refused(edit(copy, change))
 
 
-@ESCAPES
 @pytest.mark.parametrize("dims", [[-9], [9, 2**62, 4]])
 def test_an_external_tensor_of_an_impossible_shape(copy, dims):
     def change(model: Any) -> None:
@@ -248,7 +244,6 @@ def test_an_external_tensor_of_an_impossible_shape(copy, dims):
     refused(edit(copy, change))
 
 
-@ESCAPES
 @pytest.mark.parametrize(
     ("key", "text"),
     [
@@ -314,7 +309,7 @@ def only_artifact_errors(metadata: dict[str, str]) -> None:
 def test_missing_metadata(tiny, key):
     metadata = dict(tiny.info.to_metadata())
     del metadata[f"edgeprune.{key}"]
-    with pytest.raises(ArtifactError, match="damaged edgeprune metadata.*Export"):
+    with pytest.raises(ArtifactError, match=r"damaged edgeprune metadata.*Export"):
         ModelInfo.from_metadata(metadata, where="m.onnx")
 
 

@@ -183,7 +183,7 @@ def test_the_budget_changes_nothing_but_the_memory(name, medium, request):
     batches = Batches(samples, range(len(samples)), 5, artifact.info.input_shape)
     always, some, never = (observed(graph, batches, tracks, b) for b in (HUGE, medium, 0))
     assert set(never["positions"]) == {0}
-    assert 0 < always["positions"][0]
+    assert always["positions"][0] > 0
     assert always["positions"] == sorted(always["positions"])
     assert some["positions"] != always["positions"]
     assert set(some["positions"]) != {0}
@@ -204,6 +204,19 @@ def test_what_is_kept_is_counted(residual, pictures):
     assert walk.advance(len(graph.nodes))
     assert walk.kept_bytes == 2 * 20 * graph.live_bytes(walk.position)
     assert not walk.advance(walk.position)
+
+
+def test_the_cut_goes_to_the_narrowest_place(digits, demo):
+    """Not to the furthest: what is kept there has to be kept for all samples."""
+    graph = Graph(digits)
+    batches = Batches(demo.adapt, range(4), 4, digits.info.input_shape)
+    limit = len(graph.nodes) - 1
+    for stop in (1, 5, 12, limit):
+        tensors = {"student": dict(digits.tensors)}
+        walk = LayerWalk(graph, batches, tensors, budget_bytes=HUGE, threads=1)
+        walk.advance(stop)
+        sizes = [graph.live_bytes(position) for position in range(1, stop + 1)]
+        assert graph.live_bytes(walk.position) == min(size for size in sizes if size is not None)
 
 
 def test_samples_are_read_once_when_everything_fits(residual, pictures):
@@ -257,7 +270,7 @@ def test_unusable_samples_are_passed_over(residual, pictures, budget):
 
 def test_batches_are_the_same_at_every_pass(pictures):
     source = Source(pictures, frozenset({3, 4}))
-    batches = Batches(source, range(0, 21), 6)
+    batches = Batches(source, range(21), 6)
     first, second = list(batches), list(batches)
     assert [len(batch) for batch in first] == [6, 6, 6, 1]
     for a, b in zip(first, second, strict=True):

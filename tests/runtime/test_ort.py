@@ -204,7 +204,7 @@ def test_external_tensors_are_found_in_the_folder(tiny):
 
 @pytest.mark.parametrize("model", [b"", b"no model", bytes(100)])
 def test_a_model_that_cannot_be_loaded_is_an_artifact_error(model):
-    with pytest.raises(ArtifactError, match="ONNX Runtime .* cannot load the model"):
+    with pytest.raises(ArtifactError, match=r"ONNX Runtime .* cannot load the model"):
         make_session(model)
 
 
@@ -254,6 +254,16 @@ def test_a_wrong_input_is_an_input_error(tiny, feeds):
 def test_a_session_checks_its_input(tiny, batch, why):
     with pytest.raises(InputError, match=why):
         Session(tiny, threads=1).run(batch)
+
+
+def test_a_session_is_dense_whatever_the_masks_file_holds(digits, demo, tmp_path):
+    for suffix in (".onnx", ".weights", ".masks"):
+        shutil.copy(digits.path.with_suffix(suffix), tmp_path)
+    masks = tmp_path / digits.path.with_suffix(".masks").name
+    masks.write_bytes(np.full(masks.stat().st_size // 4, 0.5, "<f4").tobytes())
+    changed = Artifact.open(tmp_path / digits.path.name)
+    first, second = (Session(artifact, threads=1).run(demo.test) for artifact in (digits, changed))
+    assert first.tobytes() == second.tobytes()
 
 
 def test_a_session_takes_any_batch_size(digits, demo):

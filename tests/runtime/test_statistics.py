@@ -112,7 +112,14 @@ def test_nothing_seen_is_nothing():
 
 @pytest.mark.parametrize(
     ("shape", "axis"),
-    [((2, 3), 1), ((2, 3), -1), ((2, 3, 5), 1), ((2, 3, 5, 4), 1), ((2, 5, 3), -1), ((2, 7, 5, 3), 3)],
+    [
+        ((2, 3), 1),
+        ((2, 3), -1),
+        ((2, 3, 5), 1),
+        ((2, 3, 5, 4), 1),
+        ((2, 5, 3), -1),
+        ((2, 7, 5, 3), 3),
+    ],
 )
 def test_rows_are_positions_and_columns_channels(shape, axis):
     values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)

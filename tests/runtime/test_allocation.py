@@ -1,0 +1,144 @@
+"""Which groups give up how many units."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeprune.runtime._graph import Graph
+from edgeprune.runtime._stream import Batches
+from edgeprune.runtime.allocation import DamageCurve, allocate, damage_curves, spread
+
+FAST = settings(max_examples=50, deadline=None)
+
+
+def curve(units: int, steepness: float) -> DamageCurve:
+    removed = np.arange(units)
+    return DamageCurve(units, removed, steepness * (removed / units) ** 2)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> tuple[dict[str, DamageCurve], dict[str, int], int]:
+    """Groups whose units the board's multiple divides, and what a uniform share would keep."""
+    multiple = draw(st.sampled_from([1, 4, 8]))
+    sizes = draw(st.lists(st.integers(2, 12), min_size=1, max_size=6))
+    sparsity = draw(st.floats(0.1, 0.8))
+    curves, keep = {}, {}
+    for number, size in enumerate(sizes):
+        units = 8 * size
+        wanted = round(units * (1 - sparsity) / multiple) * multiple
+        curves[f"g{number}"] = curve(units, draw(st.floats(0.01, 10)))
+        keep[f"g{number}"] = int(np.clip(wanted, multiple, units))
+    return curves, keep, multiple
+
+
+@FAST
+@given(plans())
+def test_the_total_stays_and_nobody_strays_far(plan):
+    curves, keep, multiple = plan
+    counts = spread(curves, keep, multiple)
+    assert counts.keys() == keep.keys()
+    assert abs(sum(counts.values()) - sum(keep.values())) <= multiple * len(keep)
+    for name, count in counts.items():
+        units = curves[name].units
+        uniform = units - keep[name]
+        assert count % multiple == 0
+        assert 0 < count <= units
+        assert 0.4 * uniform - multiple <= units - count <= 1.6 * uniform + 1e-9
+
+
+@FAST
+@given(st.integers(2, 12), st.floats(0.1, 10), st.sampled_from([1, 4, 8]))
+def test_equal_groups_share_equally(size, steepness, multiple):
+    units = 8 * size
+    keep = dict.fromkeys("abcd", units // 2 // multiple * multiple)
+    counts = spread({name: curve(units, steepness) for name in "abcd"}, keep, multiple)
+    assert max(counts.values()) - min(counts.values()) <= multiple
+
+
+def test_the_cheap_group_loses_more():
+    curves = {"cheap": curve(64, 0.1), "dear": curve(64, 10.0)}
+    counts = spread(curves, {"cheap": 32, "dear": 32}, 8)
+    assert counts["cheap"] < 32 < counts["dear"]
+    assert sum(counts.values()) == 64
+
+
+def test_groups_without_a_curve_keep_their_share():
+    counts = spread({"a": curve(64, 1.0)}, {"a": 32, "b": 10}, 8)
+    assert counts["b"] == 10
+
+
+def test_kept_units_are_a_multiple_where_units_are_not():
+    curves = {"a": curve(20, 0.1), "b": curve(20, 10.0)}
+    counts = spread(curves, {"a": 8, "b": 8}, 8)
+    assert all(count % 8 == 0 or count == 20 for count in counts.values())
+
+
+def test_a_curve_is_read_between_its_points():
+    line = DamageCurve(8, np.array([0, 4, 8]), np.array([0.0, 1.0, 5.0]))
+    assert [line.at(n) for n in (0, 2, 4, 6, 8)] == [0, 0.5, 1, 3, 5]
+
+
+@pytest.mark.parametrize("name", ["digits", "residual"])
+def test_damage_starts_at_nothing_and_never_falls(name, request):
+    artifact = request.getfixturevalue(name)
+    samples = (
+        request.getfixturevalue("demo").adapt[:24]
+        if name == "digits"
+        else request.getfixturevalue("pictures")
+    )
+    groups = frozenset(group.name for group in artifact.info.prunable)
+    curves = damage_curves(
+        Graph(artifact), batches(artifact, samples), teacher(artifact), groups, ridge=0.1, threads=1
+    )
+    assert curves
+    assert groups.issuperset(curves)
+    for group, line in curves.items():
+        assert line.units == artifact.info.group_by_name[group].units
+        assert (line.removed[0], line.damage[0]) == (0, 0.0)
+        assert (np.diff(line.removed) > 0).all()
+        assert (np.diff(line.damage) >= -1e-9).all()
+        assert 0.85 * line.units <= line.removed[-1] < line.units
+        assert 0 < line.damage[-1] < 1.5
+
+
+def test_groups_that_are_read_twice_have_no_curve(residual, pictures):
+    reads = [name for operator in residual.info.operators for name in operator.reads]
+    often = {name for name in reads if reads.count(name) > 1}
+    assert often
+    groups = frozenset(reads)
+    curves = damage_curves(
+        Graph(residual),
+        batches(residual, pictures),
+        teacher(residual),
+        groups,
+        ridge=0.1,
+        threads=1,
+    )
+    assert often.isdisjoint(curves)
+
+
+def test_a_plan_for_the_digits_network(digits, demo):
+    keep = {g.name: g.units // 2 for g in digits.info.prunable if g.kind == "hidden"}
+    counts = allocate(
+        *(Graph(digits), batches(digits, demo.adapt[:24]), teacher(digits), keep),
+        multiple=8,
+        ridge=0.1,
+        threads=1,
+    )
+    assert counts.keys() == keep.keys()
+    assert abs(sum(counts.values()) - sum(keep.values())) <= 8
+    assert all(count % 8 == 0 for count in counts.values())
+    assert counts != keep
+
+
+def batches(artifact: Any, samples: np.ndarray) -> Batches:
+    return Batches(samples, range(len(samples)), 8, artifact.info.input_shape)
+
+
+def teacher(artifact: Any) -> dict[str, Any]:
+    return dict(artifact.tensors) | dict(artifact.neutral_masks)
