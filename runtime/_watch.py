@@ -23,7 +23,7 @@ from .statistics import Moments, rows
 __all__ = ["POSITIONS_EVERY", "Watched", "watch"]
 
 POSITIONS_EVERY = 8
-_ROWS_PER_SAMPLE = 128
+_ROWS_PER_SAMPLE = 32
 
 
 @dataclass
