@@ -353,7 +353,8 @@ def test_too_few_samples(digits, demo, count):
 
 
 def test_ten_samples_are_enough_as_the_documentation_says(residual, pictures):
-    personalize(residual, pictures[:10], Settings(threads=1, min_agreement=0.0))
+    report = personalize(residual, pictures[:10], Settings(threads=1, min_agreement=0.0)).report
+    assert (report.samples_adapted, report.samples_held_out) == (8, 2)
 
 
 @pytest.mark.parametrize("count", [30, 60])
