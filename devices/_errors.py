@@ -7,21 +7,29 @@
     ├── SourceError            a folder, list or table of samples is missing, empty or unusable
     ├── BadSample              one file or one array cannot be used: path and reason
     ├── MissingExtra           an optional package is not installed: names the pip line
+    ├── MissingLibrary         a library of the system is not installed: names the command
     └── DeviceUnavailable      a microphone or camera is absent or busy (exit code 4)
+        ├── DeviceNotFound     no device has this name, or several have it: names them
+        └── DeviceStalled      it was opened and delivers nothing
 
 Every message says what failed, what was left unchanged and what to do next.
 """
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 __all__ = [
     "BadSample",
     "DeviceError",
+    "DeviceNotFound",
+    "DeviceStalled",
     "DeviceUnavailable",
     "MissingExtra",
+    "MissingLibrary",
     "PreprocessError",
     "SourceError",
 ]
@@ -86,7 +94,63 @@ class MissingExtra(DeviceError):
         return type(self), (self.purpose, self.package, self.extra)
 
 
+class MissingLibrary(DeviceError):
+    """A library that pip does not bring is missing; ``command`` installs it."""
+
+    def __init__(self, purpose: str, library: str, command: str) -> None:
+        self.purpose = purpose
+        self.library = library
+        self.command = command
+        super().__init__(
+            f"{purpose} needs {library}, which is not installed. "
+            f"Nothing was changed; install it with: {command}"
+        )
+
+    def __reduce__(self) -> tuple[type[MissingLibrary], tuple[str, str, str]]:
+        return type(self), (self.purpose, self.library, self.command)
+
+
 class DeviceUnavailable(DeviceError):
     """A live device (microphone, camera) is absent, busy or refused to start."""
 
     exit_code: ClassVar[int] = 4
+
+
+class DeviceNotFound(DeviceUnavailable):
+    """No device is called ``wanted`` (None: the default one), or several are.
+
+    ``known`` holds the names that there are, or those that fit.
+    """
+
+    def __init__(
+        self, kind: str, wanted: str | None, known: Sequence[str], several: bool = False
+    ) -> None:
+        self.kind = kind
+        self.wanted = wanted
+        self.known = tuple(known)
+        self.several = several
+        super().__init__(f"{self._problem()}. Nothing was opened.")
+
+    def _problem(self) -> str:
+        names = ", ".join(repr(name) for name in self.known)
+        if self.several:
+            return f"{self.wanted!r} fits more than one {self.kind}: {names}; say more of the name"
+        if not self.known:
+            return f"there is no {self.kind} at all; plug one in and see: edgeprune devices list"
+        if self.wanted is None:
+            return f"the system has no default {self.kind}; name one of these: {names}"
+        return f"there is no {self.kind} {self.wanted!r}.{self._hint()} There is {names}"
+
+    def _hint(self) -> str:
+        folded = {name.casefold(): name for name in self.known}
+        close = difflib.get_close_matches((self.wanted or "").casefold(), folded, n=1, cutoff=0.5)
+        return f" Did you mean {folded[close[0]]!r}?" if close else ""
+
+    def __reduce__(
+        self,
+    ) -> tuple[type[DeviceNotFound], tuple[str, str | None, tuple[str, ...], bool]]:
+        return type(self), (self.kind, self.wanted, self.known, self.several)
+
+
+class DeviceStalled(DeviceUnavailable):
+    """A device was opened and delivers nothing."""

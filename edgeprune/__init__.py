@@ -21,8 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._api import Model, load, personalize
-    from ._export import export
+    from ._compact_model import CompactModel, load_compact
+    from ._compaction import CompactionReport
+    from ._export import export, export_onnx
     from ._results import Accuracy, Evaluation, Prediction, ProfileReport
+    from ._side_by_side import Comparison
+    from ._verify import VerifyReport, verify
     from .devices import (
         BadSample,
         DeviceError,
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     )
     from .runtime.errors import (
         ArtifactError,
+        CompactError,
         EdgepruneError,
         ExportError,
         GuardRefused,
@@ -49,6 +54,10 @@ __all__ = [
     "Accuracy",
     "ArtifactError",
     "BadSample",
+    "CompactError",
+    "CompactModel",
+    "CompactionReport",
+    "Comparison",
     "DeviceError",
     "DeviceUnavailable",
     "EdgepruneError",
@@ -70,21 +79,30 @@ __all__ = [
     "Report",
     "Settings",
     "SourceError",
+    "VerifyReport",
     "__version__",
     "export",
+    "export_onnx",
     "load",
+    "load_compact",
     "personalize",
+    "verify",
 ]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "_api": ("Model", "load", "personalize"),
-    "_export": ("export",),
+    "_compact_model": ("CompactModel", "load_compact"),
+    "_compaction": ("CompactionReport",),
+    "_export": ("export", "export_onnx"),
     "_results": ("Accuracy", "Evaluation", "Prediction", "ProfileReport"),
+    "_side_by_side": ("Comparison",),
+    "_verify": ("VerifyReport", "verify"),
     "devices": ("BadSample", "DeviceError", "DeviceUnavailable", "PreprocessError", "SourceError"),
     "runtime.errors": (
         "ArtifactError",
+        "CompactError",
         "EdgepruneError",
         "ExportError",
         "GuardRefused",

@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ._evaluate import compare
-from ._labels import Classes, LabelFrom, class_name, read_label_map, sample_labels
+from ._labels import Classes, LabelFrom, read_label_map, sample_labels
+from ._network import Network, OnProgress, as_arrays, as_paths, labelled_folder, silent
 from ._profile_export import write_personalized_copy
-from ._results import Evaluation, Prediction, ProfileReport
-from ._sources import (
-    ArraySource,
-    FolderSource,
-    OnUnusable,
-    Samples,
-    find_files,
-    model_preprocess,
-    reasons,
-)
-from .devices import Preprocess, SampleFolder, open_folder, read_label_csv
+from ._results import Evaluation, ProfileReport
+from ._sources import CACHE_SHARE, ArraySource, FolderSource, OnUnusable, Samples, reasons
+from .devices import open_folder
 from .runtime import personalize as runtime
-from .runtime.artifact import Artifact, ModelInfo
-from .runtime.errors import InputError, NotEnoughSamples, ProfileError
+from .runtime.artifact import Artifact
+from .runtime.errors import NotEnoughSamples, ProfileError
 from .runtime.profile import Profile
 from .runtime.session import Session
 from .runtime.settings import Settings
 from .runtime.store import DENSE, ProfileStore, ProfileSummary
 
-__all__ = ["Model", "load", "personalize"]
+if TYPE_CHECKING:
+    from ._compaction import CompactionReport
+    from .runtime.compact import Rounding
 
-OnProgress = Callable[[str, float], None]
-_BATCH = 8
-_CACHE_SHARE = 4  # of the memory that personalisation may use, for decoded samples
+__all__ = ["Model", "load", "personalize"]
 
 
 def load(
@@ -76,7 +68,7 @@ def personalize(
     return model.personalize(samples, profile=profile, settings=settings, on_progress=on_progress)
 
 
-class Model:
+class Model(Network):
     """An exported network and this user's profiles of it. Made by `load`.
 
     Until `use` says otherwise it answers with the profile that is active in the store, or, where
@@ -84,21 +76,9 @@ class Model:
     """
 
     def __init__(self, artifact: Artifact, store: ProfileStore, threads: int | None = None) -> None:
-        self._artifact = artifact
+        super().__init__(artifact, threads)
         self._store = store
-        self._threads = threads
         self._name = store.active(artifact.info.model_id)
-        self._session: Session | None = None
-
-    @property
-    def path(self) -> Path:
-        """The ``.onnx`` file."""
-        return self._artifact.path
-
-    @property
-    def info(self) -> ModelInfo:
-        """What the model's metadata says."""
-        return self._artifact.info
 
     @property
     def store(self) -> ProfileStore:
@@ -109,15 +89,6 @@ class Model:
     def profile(self) -> str | None:
         """The name of the profile in use, None for the dense network."""
         return self._name
-
-    @property
-    def preprocess(self) -> Preprocess:
-        """What is done to a picture or a sound before the network sees it; callable.
-
-        Raises:
-            InputError: the model was exported without preprocessing.
-        """
-        return model_preprocess(self._artifact)
 
     def use(self, profile: str | None) -> None:
         """Answer with this profile from now on, with None as the network was trained.
@@ -162,13 +133,14 @@ class Model:
             InputError, SourceError, ProfileError: wrong samples, or the store cannot be used.
                 After any of these, everything is as it was.
         """
+        self.info.require_single("personalising")
         settings = replace(settings or Settings(), threads=self._threads_for(settings))
         # What would stop the saving is found now, not after minutes of work.
         _check_writable(self._store.path(self.info.model_id, profile, 1).parent)
         source = self._source(samples, settings)
         try:
             outcome = runtime.personalize(
-                self._artifact, source, settings, on_progress=on_progress or _silent
+                self._artifact, source, settings, on_progress=on_progress or silent
             )
         except NotEnoughSamples as error:
             why = reasons(source.rejected)
@@ -185,37 +157,6 @@ class Model:
             size_bytes=path.stat().st_size,
             rejected=source.rejected,
         )
-
-    def predict(
-        self, samples: Samples, *, top: int = 5, on_unusable: OnUnusable | None = None
-    ) -> list[Prediction]:
-        """Ask the network.
-
-        Args:
-            samples: a file, a folder, a list of files, one preprocessed array, or a batch of them.
-            top: how many of the likeliest classes to name.
-            on_unusable: called with each file that cannot be used and the reason, and the others
-                are answered; without it the first such file raises.
-
-        Raises:
-            BadSample, SourceError: a file cannot be used (only without `on_unusable`).
-            InputError: an array does not fit the model, or the model is no classifier.
-        """
-        if not self.info.classes:
-            raise InputError("this model is no classifier: it has no classes to name.")
-        predictions: list[Prediction] = []
-        for batch, paths in self._batches(samples, on_unusable):
-            for row, path in zip(self.probabilities(batch), paths, strict=True):
-                predictions.append(_prediction(self.info, row, top, path))
-        return predictions
-
-    def probabilities(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Class probabilities of preprocessed samples, float32 ``(batch, classes)``.
-
-        Raises:
-            InputError: the shape or type does not fit, or values are not finite.
-        """
-        return self._running().probabilities(batch)
 
     def evaluate(
         self,
@@ -242,14 +183,15 @@ class Model:
             SourceError: the folder or a table cannot be used.
             NotEnoughSamples: no labelled file could be read.
         """
-        folder = _labelled_folder(self.preprocess, Path(source), labels)
+        self.info.require_single("scoring")
+        folder = labelled_folder(self.preprocess, Path(source), labels)
         classes = Classes(self.info, None if label_map is None else read_label_map(label_map))
         named = sample_labels(folder, label_from)
         wanted, unknown = classes.find_all(named, skip_unknown=skip_unknown)
         sessions = [self._new_session(None)]
         if self._name is not None:
             sessions.append(self._running())
-        evaluation = compare(sessions, folder, wanted, classes.count, on_progress or _silent)
+        evaluation = compare(sessions, folder, wanted, classes.count, on_progress or silent)
         return replace(
             evaluation,
             profile=self._name,
@@ -313,6 +255,71 @@ class Model:
         chosen = self._store.load(profile, self._artifact, generation)
         return write_personalized_copy(self._artifact, chosen, Path(folder))
 
+    def compact(
+        self,
+        path: str | Path,
+        *,
+        channel_multiple: int = 16,
+        rounding: Rounding = "up",
+        samples: str | Path | Sequence[NDArray[Any]] | None = None,
+        timing: bool = True,
+        update_profile: bool = False,
+        on_progress: OnProgress | None = None,
+        on_unusable: OnUnusable | None = None,
+    ) -> CompactionReport:
+        """Write the network that is in use as one plain ONNX file without its masked units.
+
+        Args:
+            path: ``NAME.onnx`` in a folder that exists; a file of that name is replaced.
+            channel_multiple: round kept units to multiples of this, for speed.
+            rounding: ``up`` keeps masked units where they fill a multiple, and computes the same;
+                ``down`` removes further units, and computes something else.
+            samples: real input to compare on: a folder, or preprocessed arrays.
+            timing: measure whether it is faster here than the masked network.
+            update_profile: after rounding down, save the masks that are in force as a new
+                generation of the profile in use.
+            on_progress: called with the name of a step and the share of it that is done.
+            on_unusable: called with each file of `samples` that cannot be used, and why.
+
+        Raises:
+            CompactError: it would compute something else, or cannot be written; nothing was.
+            ProfileError: the profile cannot be saved.
+        """
+        from ._compaction import Job, compact_model
+
+        if update_profile:
+            if self._name is None:
+                raise ProfileError(
+                    "no profile is in use that could be updated. Nothing was written."
+                )
+            _check_writable(self._store.path(self.info.model_id, self._name, 1).parent)
+        loaded = None if self._name is None else self._store.load(self._name, self._artifact)
+        job = Job(
+            self._artifact,
+            loaded,
+            Path(path),
+            channel_multiple=channel_multiple,
+            rounding=rounding,
+            samples=samples,
+            threads=self._threads,
+            timing=timing,
+            on_progress=on_progress or silent,
+            on_unusable=on_unusable,
+        )
+        report, rounded = compact_model(job)
+        report = replace(report, profile=self._name, generation=self.generation)
+        if not update_profile or rounded is None or self._name is None:
+            return report
+        generation = self._store.save(self._name, rounded)
+        self._refresh(self._name)
+        return replace(report, updated_generation=generation)
+
+    @property
+    def title(self) -> str:
+        """The file and the profile, or that there is none."""
+        used = "as trained" if self._name is None else f"profile {self._name}"
+        return f"{self.path.name} ({used})"
+
     def _threads_for(self, settings: Settings | None) -> int | None:
         return self._threads if settings is None or settings.threads is None else settings.threads
 
@@ -330,46 +337,15 @@ class Model:
             self._session = None
 
     def _source(self, samples: Samples, settings: Settings) -> FolderSource | ArraySource:
-        arrays = _arrays(samples)
+        arrays = as_arrays(samples)
         if arrays is not None:
             return ArraySource(arrays)
-        folder = open_folder(_paths(samples), self.preprocess)
+        folder = open_folder(as_paths(samples), self.preprocess)
         return FolderSource(
             folder,
             most=settings.max_samples,
-            cache_bytes=settings.memory_mb * 1_000_000 // _CACHE_SHARE,
+            cache_bytes=settings.memory_mb * 1_000_000 // CACHE_SHARE,
         )
-
-    def _batches(
-        self, samples: Samples, on_unusable: OnUnusable | None
-    ) -> Iterator[tuple[NDArray[np.float32], list[Path | None]]]:
-        arrays = _arrays(samples)
-        if arrays is None:
-            yield from self._file_batches(_paths(samples), on_unusable)
-            return
-        if isinstance(samples, np.ndarray) and samples.ndim == len(self.info.input_shape) - 1:
-            arrays = samples[None]
-        for start in range(0, len(arrays), _BATCH):
-            part = arrays[start : start + _BATCH]
-            yield _stacked(part), [None] * len(part)
-
-    def _file_batches(
-        self, given: str | Path | Sequence[str | Path], on_unusable: OnUnusable | None
-    ) -> Iterator[tuple[NDArray[np.float32], list[Path | None]]]:
-        entries = [given] if isinstance(given, str | Path) else given
-        files = find_files(self.preprocess, entries, on_unusable)
-        for start in range(0, len(files), _BATCH):
-            folder = open_folder(files[start : start + _BATCH], self.preprocess)
-            found = [
-                folder[index] if on_unusable is None else folder.load(index)
-                for index in range(len(folder))
-            ]
-            usable = [sample for sample in found if sample is not None]
-            for path, reason in folder.rejected:
-                if on_unusable is not None:
-                    on_unusable(path, reason)
-            if usable:
-                yield np.stack([one.array for one in usable]), [one.path for one in usable]
 
 
 def _check_writable(folder: Path) -> None:
@@ -379,47 +355,3 @@ def _check_writable(folder: Path) -> None:
             f"profiles cannot be written to {folder}: {there} is no folder that you may write to. "
             "Nothing was changed; choose another with --store or EDGEPRUNE_HOME."
         )
-
-
-def _silent(_step: str, _share: float) -> None:
-    """Tell nobody."""
-
-
-def _arrays(samples: Samples) -> Sequence[NDArray[Any]] | NDArray[Any] | None:
-    """The samples if they are arrays, None if they are files."""
-    if isinstance(samples, np.ndarray):
-        return samples
-    if isinstance(samples, str | Path) or any(isinstance(one, str | Path) for one in samples):
-        return None
-    return cast("Sequence[NDArray[Any]]", samples)
-
-
-def _paths(samples: Samples) -> str | Path | Sequence[str | Path]:
-    # `_arrays` said that they are no arrays.
-    return cast("str | Path | Sequence[str | Path]", samples)
-
-
-def _stacked(arrays: Sequence[NDArray[Any]] | NDArray[Any]) -> NDArray[np.float32]:
-    try:
-        return np.stack([np.asarray(one, np.float32) for one in arrays])
-    except (TypeError, ValueError) as error:
-        raise InputError(f"the samples do not make a batch: {error}.") from error
-
-
-def _prediction(
-    info: ModelInfo, row: NDArray[np.float32], top: int, path: Path | None
-) -> Prediction:
-    order = np.argsort(-row, kind="stable")[: max(top, 1)].tolist()
-    ranked = tuple((class_name(info, index), float(row[index])) for index in order)
-    return Prediction(ranked[0][0], order[0], ranked[0][1], ranked, path)
-
-
-def _labelled_folder(
-    preprocess: Preprocess, source: Path, labels: str | Path | None
-) -> SampleFolder:
-    if labels is None and source.suffix.lower() in (".csv", ".tsv") and not source.is_dir():
-        table = read_label_csv(source)
-        return open_folder(list(table), preprocess, labels=table)
-    return open_folder(
-        source, preprocess, labels=None if labels is None else read_label_csv(labels)
-    )

@@ -21,11 +21,15 @@ _INTERRUPTED = 130
 # Name, and the short help that `edgeprune --help` shows without importing the command.
 _COMMANDS = {
     "demo": "Personalise the bundled speech model, with everything it needs built in.",
-    "export": "Turn a trained PyTorch network into a model that can be personalised.",
+    "export": "Turn a trained network, PyTorch or ONNX, into a model that can be personalised.",
     "inspect": "Show what of a model can be pruned, what cannot, and why.",
     "personalize": "Fit a model to a folder of unlabelled samples.",
     "predict": "Say what is in files.",
     "evaluate": "Score the network as trained and as personalised on labelled samples.",
+    "compact": "Write a model without the units that its profile masks, and time it.",
+    "verify": "Check a model against its source, and masked against compacted.",
+    "bench": "Measure what this machine gains and pays, and compare two such runs.",
+    "devices": "List and test the microphones and cameras of this computer.",
     "profiles": "List, show, activate, roll back, forget or export profiles.",
 }
 

@@ -16,13 +16,16 @@ import click
 
 if TYPE_CHECKING:
     from ._api import Model
+    from ._compact_model import CompactModel
 
 __all__ = [
     "CliError",
     "Output",
+    "against_option",
     "command_line",
     "model_argument",
     "open_model",
+    "open_network",
     "output_options",
     "profile_options",
     "store_option",
@@ -148,6 +151,13 @@ store_option = click.option(
     "$XDG_DATA_HOME or ~/.local/share.",
 )
 
+against_option = click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="MODEL",
+    help="Another network to compare with, side by side: a model, or a compacted one.",
+)
+
 threads_option = click.option(
     "--threads",
     type=click.IntRange(min=1),
@@ -179,6 +189,27 @@ def open_model(
     if profile is not None or dense:
         model.use(profile)
     return model
+
+
+def open_network(
+    path: Path,
+    store: Path | None,
+    threads: int | None = None,
+    *,
+    profile: str | None = None,
+    dense: bool = False,
+) -> Model | CompactModel:
+    """Open a model as `open_model` does, or a compacted network, which has no profiles."""
+    from ._compact_model import is_compacted, load_compact
+
+    if not is_compacted(path):
+        return open_model(path, store, threads, profile=profile, dense=dense)
+    if profile is not None or dense:
+        raise click.UsageError(
+            f"{path} is a compacted network, which has no profiles: leave out --profile and "
+            "--dense, or open the model that it was made from."
+        )
+    return load_compact(path, threads=threads)
 
 
 def command_line(*words: str | Path) -> str:

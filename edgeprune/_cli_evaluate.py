@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from ._api import Model
 from ._cli_common import (
     Output,
+    against_option,
     model_argument,
     open_model,
+    open_network,
     output_options,
     profile_options,
     store_option,
@@ -17,7 +21,9 @@ from ._cli_common import (
 )
 from ._cli_format import pairs, percent, signed
 from ._labels import LabelFrom
+from ._network import Network
 from ._results import Accuracy, Evaluation
+from ._side_by_side import Comparison, Scored
 
 __all__ = ["evaluate", "evaluation_rows"]
 
@@ -43,6 +49,7 @@ _TABLE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--skip-unknown", is_flag=True, help="Leave out labels that the model does not know.")
 @profile_options
+@against_option
 @store_option
 @threads_option
 @output_options
@@ -56,6 +63,7 @@ def evaluate(
     skip_unknown: bool,
     profile: str | None,
     dense: bool,
+    against: Path | None,
     store: Path | None,
     threads: int | None,
     output: Output,
@@ -64,34 +72,77 @@ def evaluate(
 
     FOLDER has a subfolder for each class, or is a table of file,label. A label is one of the
     model's, the first word of one, or the number of a class. Both networks see the same samples
-    in one run; labels are used for scoring only.
+    in one run; labels are used for scoring only. MODEL may be a compacted network, too; with
+    --against another network is scored beside it.
     """
-    opened = open_model(model, store, threads, profile=profile, dense=dense)
+    opened = open_network(model, store, threads, profile=profile, dense=dense)
+    options: dict[str, Any] = {
+        "labels": labels,
+        "label_from": label_from,
+        "label_map": label_map,
+        "skip_unknown": skip_unknown,
+    }
+    if against is not None or not isinstance(opened, Model):
+        others = _others(opened, model, against, store, threads)
+        with output.progress() as on_progress:
+            comparison = opened.compare(source, *others, **options, on_progress=on_progress)
+        output.unusable(comparison.rejected)
+        output.result(comparison.to_dict(), _comparison_text(comparison))
+        return
     with output.progress() as on_progress:
-        evaluation = opened.evaluate(
-            source,
-            labels=labels,
-            label_from=label_from,
-            label_map=label_map,
-            skip_unknown=skip_unknown,
-            on_progress=on_progress,
-        )
+        evaluation = opened.evaluate(source, **options, on_progress=on_progress)
     output.unusable(evaluation.rejected)
     output.result(evaluation.to_dict(), pairs(evaluation_rows(evaluation)))
     if evaluation.profile is None and not dense:
         output.note("\nNo profile is active: only the network as trained was scored.")
 
 
+def _others(
+    opened: Network, model: Path, against: Path | None, store: Path | None, threads: int | None
+) -> list[Network]:
+    """What stands beside a network: a profile's own dense network, and what the user names."""
+    others: list[Network] = []
+    if isinstance(opened, Model) and opened.profile is not None:
+        others.append(open_model(model, store, threads, dense=True))
+    if against is not None:
+        others.append(open_network(against, store, threads))
+    return others
+
+
+def _comparison_text(comparison: Comparison) -> str:
+    rows = [("samples", f"{comparison.samples}{_left_out(comparison)}")]
+    for scored in comparison.networks:
+        rows.append((scored.name, _accuracy(scored.accuracy)))
+        rows += [("", text) for text in _relation(scored, comparison.networks[0].name)]
+    return pairs([*rows, *(("remark", remark) for remark in comparison.remarks)])
+
+
+def _relation(scored: Scored, first: str) -> list[str]:
+    if scored.difference is None or scored.difference_interval is None:
+        return []
+    low, high = map(signed, scored.difference_interval)
+    found = [
+        f"against {first}: {signed(scored.difference)} ({low} to {high}, paired, 95 %)",
+        f"same answer on {percent(scored.agreement or 0.0)} of the samples",
+    ]
+    if scored.time_ratio is not None and scored.speed is not None:
+        found.append(scored.time_ratio.sentence(scored.speed) + ", one sample at a time")
+    return found
+
+
+def _left_out(scored: Evaluation | Comparison) -> str:
+    left_out = [
+        (len(scored.rejected), "unusable"),
+        (sum(number for _, number in scored.unknown), "of unknown label"),
+        (scored.unlabelled, "without a label"),
+    ]
+    return "".join(f", {number} {what} left out" for number, what in left_out if number)
+
+
 def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
     """The outcome, line by line."""
-    left_out = [
-        (len(evaluation.rejected), "unusable"),
-        (sum(number for _, number in evaluation.unknown), "of unknown label"),
-        (evaluation.unlabelled, "without a label"),
-    ]
-    told = "".join(f", {number} {what} left out" for number, what in left_out if number)
     rows = [
-        ("samples", f"{evaluation.samples}{told}"),
+        ("samples", f"{evaluation.samples}{_left_out(evaluation)}"),
         ("as trained", _accuracy(evaluation.dense)),
     ]
     if evaluation.personalized is not None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -9,12 +12,20 @@ import click
 import numpy as np
 
 from ._api import Model
-from ._cli_common import Output, model_argument, open_model, output_options, store_option
-from ._cli_format import count, pairs, percent, share_of, size, table
-from .runtime._plan import Scope, groups_in_scope, keep_counts
-from .runtime.artifact import Artifact, ChannelGroup, ModelInfo, Operator
-from .runtime.errors import ArtifactError
+from ._cli_common import (
+    Output,
+    command_line,
+    model_argument,
+    open_model,
+    output_options,
+    store_option,
+)
+from ._cli_format import pairs, percent, share_of, size
+from ._group_tree import describe_group, draw_groups
+from .runtime.artifact import Artifact, ChannelGroup
+from .runtime.errors import ArtifactError, InputError
 from .runtime.profile import Sparsity, sparsity
+from .runtime.scope import Scope, groups_in_scope, keep_counts
 from .runtime.settings import Settings
 
 __all__ = ["inspect"]
@@ -22,23 +33,48 @@ __all__ = ["inspect"]
 
 @click.command()
 @model_argument
-@click.option("--groups", is_flag=True, help="List every channel group.")
+@click.option("--groups", is_flag=True, help="Explain every channel group, as a tree.")
+@click.option("--group", metavar="NAME", help="Explain this group only.")
 @store_option
 @output_options
-def inspect(*, model: Path, groups: bool, store: Path | None, output: Output) -> None:
+def inspect(
+    *, model: Path, groups: bool, group: str | None, store: Path | None, output: Output
+) -> None:
     """Show what of a model can be pruned, what cannot, and why.
 
-    Parameters and multiply-adds count as prunable when their operator reads or writes a prunable
-    group. How much of them goes depends on the sparsity: "can go" is what the default settings
-    remove, and what they remove when the residual streams are in scope too.
+    Parameters and multiply-adds can be pruned when they belong to a unit of a prunable group. How
+    much of them goes depends on the sparsity: "can go" is what the default settings remove, and
+    what they remove when the residual streams are in scope too.
     """
     opened = open_model(model, store)
     artifact = Artifact.open(model)
+    if group is not None:
+        found = describe_group(artifact, _find(artifact, group))
+        output.result(found, _tree(artifact, [found]))
+        return
     data = _to_json(opened, artifact)
     text = pairs(_rows(data))
     if groups:
-        text += "\n\n" + _group_table(data)
+        text += "\n\n" + _tree(artifact, data["groups"])
     output.result(data, text)
+
+
+def _find(artifact: Artifact, name: str) -> ChannelGroup:
+    """The group of that name, or an error that offers close ones."""
+    known = artifact.info.group_by_name
+    if name in known:
+        return known[name]
+    close = difflib.get_close_matches(name, known, n=3)
+    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    raise InputError(
+        f"{artifact.path} has no channel group {name!r}.{hint} "
+        f"All of them: {command_line('inspect', artifact.path, '--groups')}"
+    )
+
+
+def _tree(artifact: Artifact, groups: Iterable[Mapping[str, Any]]) -> str:
+    totals = {"parameters": artifact.info.parameters, "macs": artifact.info.macs}
+    return draw_groups("channel groups", groups, totals)
 
 
 def _to_json(model: Model, artifact: Artifact) -> dict[str, Any]:
@@ -47,13 +83,19 @@ def _to_json(model: Model, artifact: Artifact) -> dict[str, Any]:
         "path": str(artifact.path),
         "model_id": info.model_id,
         "source_sha256": info.source_sha256,
-        "input": {"name": info.input_name, "shape": list(info.input_shape)},
-        "output": {"name": info.output_name, "classes": info.classes, "kind": info.output_kind},
+        "inputs": [
+            {"name": item.name, "shape": list(item.shape), "dtype": item.dtype}
+            for item in info.inputs
+        ],
+        "outputs": list(info.outputs),
+        "classes": info.classes,
+        "output_kind": info.output_kind,
+        "single": info.single,
         "head": info.head,
-        "parameters": _shares(info, "parameters"),
-        "macs": _shares(info, "macs"),
+        "parameters": {"total": info.parameters, "prunable": info.prunable_parameters},
+        "macs": {"total": info.macs, "prunable": info.prunable_macs},
         "can_go": {scope: _removable(artifact, scope) for scope in get_args(Scope)},
-        "groups": [_group(info, group) for group in info.groups],
+        "groups": [describe_group(artifact, group) for group in info.groups],
         "references": sum(operator.reference is not None for operator in info.operators),
         "operators": len(info.operators),
         "preprocess": None if info.preprocess is None else dict(info.preprocess),
@@ -76,15 +118,6 @@ def _to_json(model: Model, artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def _prunable(operator: Operator) -> bool:
-    return operator.masked or operator.writes is not None
-
-
-def _shares(info: ModelInfo, what: str) -> dict[str, int]:
-    prunable = sum(getattr(op, what) for op in info.operators if _prunable(op))
-    return {"total": getattr(info, what), "prunable": prunable}
-
-
 def _removable(artifact: Artifact, scope: Scope) -> dict[str, float]:
     """What default settings remove; which units they choose does not matter for the count."""
     settings = Settings()
@@ -93,19 +126,6 @@ def _removable(artifact: Artifact, scope: Scope) -> dict[str, float]:
     masks = {g.name: np.arange(g.units) < keep[g.name] for g in groups if g.name in keep}
     removed: Sparsity = sparsity(artifact, masks)
     return {"units": removed.units, "parameters": removed.weights, "macs": removed.macs}
-
-
-def _group(info: ModelInfo, group: ChannelGroup) -> dict[str, Any]:
-    touching = [op for op in info.operators if group.name in (op.writes, *op.reads)]
-    return {
-        "name": group.name,
-        "units": group.units,
-        "kind": group.kind,
-        "frozen": group.frozen,
-        "parameters": sum(op.parameters for op in touching),
-        "macs": sum(op.macs for op in touching),
-        "members": [{"node": m.node, "op": m.op, "role": m.role} for m in group.members],
-    }
 
 
 def _weights_intact(artifact: Artifact) -> bool:
@@ -118,19 +138,17 @@ def _weights_intact(artifact: Artifact) -> bool:
 
 def _rows(data: dict[str, Any]) -> list[tuple[str, str]]:
     frozen = [group for group in data["groups"] if group["frozen"]]
-    kinds = [group["kind"] for group in data["groups"] if not group["frozen"]]
-    by_kind = ", ".join(
-        f"{kinds.count(kind)} {kind}" for kind in ("hidden", "linear", "residual") if kind in kinds
-    )
+    kinds = Counter(group["kind"] for group in data["groups"] if not group["frozen"])
+    by_kind = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
     return [
         ("model", f"{data['path']} ({data['model_id'][:16]})"),
-        ("input", f"{data['input']['name']} {_shape(data['input']['shape'])}"),
-        ("output", f"{data['output']['classes'] or 'no'} classes, {data['output']['kind']}"),
+        *(("input", f"{i['name']} {_shape(i['shape'])}, {i['dtype']}") for i in data["inputs"]),
+        ("output", _output(data)),
         ("parameters", _prunable_share(data["parameters"])),
         ("multiply-adds", _prunable_share(data["macs"])),
         ("can go", _can_go(data["can_go"]["hidden"], "half of the hidden units masked")),
         ("", _can_go(data["can_go"]["all"], "half of all prunable units masked")),
-        ("groups", f"{len(kinds)} prunable ({by_kind}), {len(frozen)} frozen"),
+        ("groups", f"{kinds.total()} prunable ({by_kind or 'none'}), {len(frozen)} frozen"),
         *(("  frozen", f"{group['name']}: {group['frozen']}") for group in frozen),
         ("references", f"{data['references']} of {data['operators']} operators have statistics"),
         ("preprocessing", _preprocessing(data["preprocess"])),
@@ -143,7 +161,14 @@ def _rows(data: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _prunable_share(counts: dict[str, int]) -> str:
-    return f"{share_of(counts['prunable'], counts['total'])} in prunable groups"
+    return f"{share_of(counts['prunable'], counts['total'])} can be pruned"
+
+
+def _output(data: dict[str, Any]) -> str:
+    names = ", ".join(data["outputs"])
+    if len(data["outputs"]) > 1 or not data["classes"]:
+        return f"{names} (no classes)"
+    return f"{names}, {data['classes']} classes, {data['output_kind']}"
 
 
 def _can_go(removed: dict[str, float], when: str) -> str:
@@ -152,7 +177,7 @@ def _can_go(removed: dict[str, float], when: str) -> str:
 
 
 def _shape(shape: list[int | None]) -> str:
-    return " × ".join("batch" if size is None else str(size) for size in shape)
+    return " × ".join("batch" if size is None else str(size) for size in shape) or "one number"
 
 
 def _preprocessing(spec: dict[str, Any] | None) -> str:
@@ -177,17 +202,3 @@ def _profiles(profiles: list[dict[str, Any]]) -> str:
         )
         or "none"
     )
-
-
-def _group_table(data: dict[str, Any]) -> str:
-    rows = [
-        [
-            group["name"],
-            str(group["units"]),
-            "frozen" if group["frozen"] else group["kind"],
-            count(group["parameters"]),
-            count(group["macs"]),
-        ]
-        for group in data["groups"]
-    ]
-    return table(["group", "units", "kind", "parameters", "multiply-adds"], rows)

@@ -44,6 +44,7 @@ _HELP = {
     "holdout": "Share of the samples that only the guard sees.",
     "ridge": "Pull of the repair towards no change.",
     "seed": "For the criterion random.",
+    "calibrate": "Take off the logits what the stream puts on all of them, where that is safe.",
     "repair": "Masks alone without repair, as a control for comparisons.",
 }
 

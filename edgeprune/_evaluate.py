@@ -17,7 +17,7 @@ from .devices import SampleFolder
 from .runtime.errors import NotEnoughSamples
 from .runtime.session import Session
 
-__all__ = ["compare", "difference_interval", "wilson"]
+__all__ = ["Scores", "compare", "difference_interval", "score", "wilson"]
 
 OnProgress = Callable[[str, float], None]
 
@@ -71,7 +71,7 @@ def compare(
     Raises:
         NotEnoughSamples: not one sample could be read.
     """
-    scores, kept = _score(sessions, folder, wanted, lambda share: on_progress("scoring", share))
+    scores, kept = score(sessions, folder, wanted, lambda share: on_progress("scoring", share))
     if not kept:
         raise NotEnoughSamples(
             f"none of the {len(folder)} files could be scored. {reasons(folder.rejected)}"
@@ -89,7 +89,7 @@ def compare(
 
 
 def _paired(
-    evaluation: Evaluation, dense: _Scores, personalized: _Scores, classes: int
+    evaluation: Evaluation, dense: Scores, personalized: Scores, classes: int
 ) -> Evaluation:
     pairs = list(zip(dense.right, personalized.right, strict=True))
     gained, lost = pairs.count((False, True)), pairs.count((True, False))
@@ -104,7 +104,7 @@ def _paired(
 
 
 @dataclass
-class _Scores:
+class Scores:
     """What one network answered: is the right class first, is it among five, which is first."""
 
     right: list[bool] = field(default_factory=list)
@@ -127,14 +127,14 @@ class _Scores:
         return Accuracy(right / total, wilson(right, total), top5)
 
 
-def _score(
+def score(
     sessions: Sequence[Session],
     folder: SampleFolder,
     wanted: Sequence[int | None],
     on_share: Callable[[float], None],
-) -> tuple[list[_Scores], list[FloatArray]]:
+) -> tuple[list[Scores], list[FloatArray]]:
     """Run all networks over the samples that have a class; return also a few of the samples."""
-    scores = [_Scores() for _ in sessions]
+    scores = [Scores() for _ in sessions]
     kept: list[FloatArray] = []
     done = 0
     for arrays, targets in _batches(folder, wanted):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,11 @@ from .devices import Preprocess, open_folder, preprocess_from_dict
 from .runtime.errors import ExportError, MissingExtra
 
 if TYPE_CHECKING:
+    import onnx
+
     from .exporters import ExportReport
 
-__all__ = ["export"]
+__all__ = ["export", "export_onnx"]
 
 _PACKAGES = ("torch", "onnxscript")
 
@@ -41,8 +43,9 @@ def export(
     The outcome is compared with PyTorch on random and on the given input before it is written.
 
     Args:
-        module: a float32 network with one input and one output; it is left as it was.
-        example_inputs: one input with its batch axis, such as ``torch.zeros(1, 3, 224, 224)``.
+        module: a float32 network that takes and returns tensors; it is left as it was.
+        example_inputs: one input with its batch axis, such as ``torch.zeros(1, 3, 224, 224)``, or
+            a tuple of them.
         path: ``NAME.onnx`` in a folder that exists.
         preprocess: what a picture or a sound needs: a specification of `edgeprune.devices`, its
             dict, or the name of a preset such as ``imagenet``.
@@ -84,6 +87,54 @@ def export(
         raise _explained(error) from error
 
 
+def export_onnx(
+    model: onnx.ModelProto | str | Path,
+    path: str | Path,
+    *,
+    constants: Mapping[str, Any] | None = None,
+    sizes: Mapping[str, int | Literal["batch"]] | None = None,
+    preprocess: Preprocess | Mapping[str, Any] | str | None = None,
+    labels: Sequence[str] | None = None,
+    samples: str | Path | Iterable[NDArray[Any]] | None = None,
+    max_samples: int = 256,
+    progress: Callable[[str], None] | None = None,
+    on_unusable: OnUnusable | None = None,
+) -> ExportReport:
+    """Export a float32 ONNX model as ``NAME.onnx``, ``NAME.weights`` and ``NAME.masks``.
+
+    What is not told here is as for `export`; PyTorch is not needed.
+
+    Args:
+        model: the path of a model, or one in memory. Tensors in files of their own are read from
+            the folder that the model is in, and from nowhere else.
+        path: ``NAME.onnx`` in a folder that exists; not one of the model's own files.
+        constants: inputs that always have the same value, such as ``{"sr": 16000}``: they are no
+            inputs any more.
+        sizes: sizes that the model leaves free, by the name that it has for them or as
+            ``"INPUT:AXIS"``: a number, or ``"batch"`` for what is the batch under another name.
+        preprocess, labels, samples, max_samples, progress, on_unusable: as for `export`.
+
+    Raises:
+        ExportError: the model could not be read, converted or run, or what came of it differs.
+        PreprocessError, SourceError: the preprocessing or the folder is wrong.
+            After any of these nothing is written.
+    """
+    from .exporters import export_onnx as write
+
+    spec = _specification(preprocess)
+    return write(
+        model,
+        path,
+        constants=constants,
+        sizes=sizes,
+        preprocess=None if spec is None else spec.to_dict(),
+        labels=labels,
+        samples=_read_samples(samples, spec, max_samples, on_unusable),
+        sample_shape=None if spec is None else spec.output_shape,
+        progress=progress,
+    )
+
+
 def _explained(error: ModuleNotFoundError) -> Exception:
     if (error.name or "").partition(".")[0] not in _PACKAGES:
         return error
@@ -104,6 +155,8 @@ def _specification(preprocess: Preprocess | Mapping[str, Any] | str | None) -> P
 
 
 def _check_shape(spec: Preprocess | None, example_inputs: Any) -> None:
+    if isinstance(example_inputs, tuple | list) and example_inputs:
+        example_inputs = example_inputs[0]
     shape = tuple(getattr(example_inputs, "shape", ()))[1:]
     if spec is not None and shape and spec.output_shape != shape:
         raise ExportError(

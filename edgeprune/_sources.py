@@ -14,6 +14,7 @@ from .runtime.artifact import Artifact
 from .runtime.errors import InputError, NotEnoughSamples
 
 __all__ = [
+    "CACHE_SHARE",
     "ArraySource",
     "FolderSource",
     "OnUnusable",
@@ -26,6 +27,7 @@ __all__ = [
 FloatArray = NDArray[np.float32]
 Samples: TypeAlias = str | Path | Sequence[str | Path] | NDArray[Any] | Sequence[NDArray[Any]]
 OnUnusable: TypeAlias = Callable[[Path, str], None]
+CACHE_SHARE = 4  # of the memory that personalisation may use, for decoded samples
 _SHOWN = 3
 
 

@@ -6,13 +6,14 @@ Needs the `export` extra (PyTorch); importing this package does not import PyTor
 from __future__ import annotations
 
 from ._export import ExportReport, export, export_onnx, prunable_parameters
-from ._factory import load_factory, parse_input_shape
+from ._factory import load_factory, parse_example, parse_input_shape
 
 __all__ = [
     "ExportReport",
     "export",
     "export_onnx",
     "load_factory",
+    "parse_example",
     "parse_input_shape",
     "prunable_parameters",
 ]

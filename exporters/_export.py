@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -14,25 +14,31 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import inliner
 
-from ..runtime.artifact import ModelInfo, Operator
+from ..runtime.artifact import InputInfo, ModelInfo, Operator
 from ..runtime.errors import ExportError
-from ._graph import Graph, from_model
+from ..runtime.network._graph import Graph, Input, from_model, order_nodes
+from ..runtime.network._layout import analyse
+from ..runtime.network._session import Runner
+from ..runtime.network._shapes import infer_shapes
+from ._bind import Size, bind_inputs, fix_sizes, free_batch
+from ._branches import inline_ifs
 from ._groups import Plan, make_plan, node_macs
-from ._layout import analyse
 from ._masks import insert_masks
-from ._names import name_nodes
-from ._session import Runner
-from ._shapes import infer_shapes
+from ._names import free_reserved_names, name_nodes
+from ._opset import OLDEST_OPSET, check_valid, foreign_operators, modern, standard_opset
 from ._simplify import simplify
+from ._source import read_source
 from ._static import specialize
 from ._statistics import add_references
-from ._verify import Check, verify
-from ._write import check_target, write_artifact
+from ._types import check_types
+from ._verify import Check, Verdict, verify
+from ._write import check_apart, check_target, write_artifact
 
 __all__ = ["ExportReport", "export", "export_onnx", "prunable_parameters"]
 
-_Progress = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,10 @@ class _Source:
     preprocess: Mapping[str, Any] | None
     labels: tuple[str, ...] | None
     samples: Sequence[NDArray[Any]]
-    progress: _Progress = field(repr=False)
+    sample_shape: tuple[int, ...] | None
+    progress: Progress = field(repr=False)
+    converted_from: int | None = None
+    """The operator set that it was written in, if that was not ours."""
 
 
 def export(
@@ -73,13 +82,14 @@ def export(
     samples: Iterable[NDArray[Any]] | None = None,
     opset: int = 20,
     dynamo: bool = True,
-    progress: _Progress | None = None,
+    progress: Progress | None = None,
 ) -> ExportReport:
     """Export a PyTorch module as ``NAME.onnx``, ``NAME.weights`` and ``NAME.masks``.
 
     Args:
-        module: a float32 network with one input and one output; it is left as it was.
-        example_inputs: one input with its batch axis, such as ``torch.zeros(1, 3, 224, 224)``.
+        module: a float32 network; it is left as it was.
+        example_inputs: one input with its batch axis, such as ``torch.zeros(1, 3, 224, 224)``,
+            or a tuple of them.
         path: ``NAME.onnx`` in a folder that exists.
         preprocess: how raw data become inputs, stored as it is.
         labels: names of the classes.
@@ -95,7 +105,7 @@ def export(
     """
     from ._torch_export import (
         check_module,
-        example_tensor,
+        example_tensors,
         parameters_sha256,
         to_onnx,
         torch_function,
@@ -104,63 +114,107 @@ def export(
     start, path, say = time.monotonic(), Path(path), progress or _silent
     check_target(path)
     check_module(module)
-    example = example_tensor(example_inputs)
+    examples = example_tensors(example_inputs)
     function = torch_function(module)
-    function(example.numpy())
+    function({str(place): example.numpy() for place, example in enumerate(examples)})
     say("exporting the network with PyTorch")
     source = _Source(
-        model=to_onnx(module, example, opset=opset, dynamo=dynamo),
+        model=to_onnx(module, examples, opset=opset, dynamo=dynamo),
         function=function,
         sha256=parameters_sha256(module),
         versions=_versions("torch", *(["onnxscript"] if dynamo else [])),
         preprocess=preprocess,
         labels=None if labels is None else tuple(labels),
-        samples=_checked_samples(samples, tuple(example.shape[1:])),
+        samples=_arrays(samples),
+        sample_shape=tuple(examples[0].shape[1:]),
         progress=say,
     )
     return _finish(source, path, start)
 
 
 def export_onnx(
-    model: onnx.ModelProto | str | Path,
+    source: onnx.ModelProto | str | Path,
     path: str | Path,
     *,
+    constants: Mapping[str, Any] | None = None,
+    sizes: Mapping[str, Size] | None = None,
     preprocess: Mapping[str, Any] | None = None,
     labels: Sequence[str] | None = None,
     samples: Iterable[NDArray[Any]] | None = None,
-    progress: _Progress | None = None,
+    sample_shape: tuple[int, ...] | None = None,
+    progress: Progress | None = None,
 ) -> ExportReport:
-    """Make an artifact of a float32 ONNX model; the arguments are those of `export`.
+    """Make an artifact of a float32 ONNX model; what is not told here is as for `export`.
+
+    Args:
+        source: a model in memory, or the path of one. Tensors in files of their own are read from
+            the folder that the model is in, and from nowhere else.
+        path: ``NAME.onnx`` in a folder that exists; not one of the model's own files.
+        constants: inputs that always have the same value, such as ``{"sr": 16000}``. They are no
+            inputs any more, and branches that depend on nothing else are decided.
+        sizes: sizes that the model leaves free, by the name that it has for them or as
+            ``"INPUT:AXIS"``: a number, or ``"batch"`` for what is the batch under another name.
+        sample_shape: what the preprocessing makes; a network that takes something else is refused.
 
     Raises:
-        ExportError: the model could not be converted or differs; nothing was written.
+        ExportError: the model could not be read, converted or run, or what came of it differs;
+            nothing was written.
     """
     start, path = time.monotonic(), Path(path)
     check_target(path)
-    loaded = model if isinstance(model, onnx.ModelProto) else _load(Path(model))
-    runner = Runner(loaded)
-    source = _Source(
-        model=loaded,
-        function=lambda values: np.asarray(runner(values)[0]),
-        sha256=_initializers_sha256(loaded),
+    read = read_source(source)
+    check_apart(path, read.files)
+    sha256 = _initializers_sha256(read.model)
+    bound = _bound(read.model, constants or {}, sizes or {})
+    opset, model = standard_opset(bound), modern(bound)
+    network = _Source(
+        model=model,
+        function=_runner(free_batch(bound)),
+        sha256=sha256,
         versions=_versions(),
         preprocess=preprocess,
         labels=None if labels is None else tuple(labels),
-        samples=_checked_samples(samples, None),
+        samples=_arrays(samples),
+        sample_shape=sample_shape,
         progress=progress or _silent,
+        converted_from=None if model is bound else opset,
     )
-    return _finish(source, path, start)
+    return _finish(network, path, start)
+
+
+def _bound(
+    model: onnx.ModelProto, constants: Mapping[str, Any], sizes: Mapping[str, Size]
+) -> onnx.ModelProto:
+    """A valid copy of the model, without functions, with inputs and sizes bound."""
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    standard_opset(model)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    order_nodes(copy)
+    bind_inputs(copy, constants)
+    fix_sizes(copy, sizes)
+    check_valid(copy)
+    return copy
+
+
+def _runner(model: onnx.ModelProto) -> Runner:
+    """The source as a function."""
+    try:
+        return Runner(model)
+    except ExportError as error:
+        foreign = foreign_operators(model)
+        if not foreign:
+            raise
+        raise ExportError(
+            f"ONNX Runtime cannot run the network; it uses operators that are not standard: "
+            f"{', '.join(foreign)}. Export it again from its source with standard operators. "
+            f"Nothing was written. ({error})"
+        ) from error
 
 
 def _silent(_: str) -> None:
     """Tell nobody."""
-
-
-def _load(path: Path) -> onnx.ModelProto:
-    try:
-        return onnx.load(path)
-    except Exception as error:  # OSError, protobuf's DecodeError, onnx's own
-        raise ExportError(f"cannot read the model {path}: {error}") from error
 
 
 def _initializers_sha256(model: onnx.ModelProto) -> str:
@@ -174,17 +228,31 @@ def _versions(*packages: str) -> dict[str, str]:
     return {name: metadata.version(name) for name in ("edgeprune", "onnx", *packages)}
 
 
-def _checked_samples(
-    samples: Iterable[NDArray[Any]] | None, shape: tuple[int, ...] | None
-) -> list[NDArray[Any]]:
-    arrays = [np.asarray(sample, np.float32) for sample in (() if samples is None else samples)]
-    for sample in arrays:
-        if sample.shape != (shape or arrays[0].shape):
+def _arrays(samples: Iterable[NDArray[Any]] | None) -> list[NDArray[Any]]:
+    return [np.asarray(sample) for sample in (() if samples is None else samples)]
+
+
+def _checked_samples(source: _Source, inputs: Sequence[Input]) -> list[NDArray[Any]]:
+    """The samples in the type of the first input, which has to be the only one."""
+    shape = tuple(inputs[0].shape[1:])
+    if source.sample_shape not in (None, shape):
+        raise ExportError(
+            f"the preprocessing makes samples of shape {source.sample_shape}, and the network "
+            f"takes {shape}. Nothing was written; correct one of them."
+        )
+    if source.samples and len(inputs) > 1:
+        names = ", ".join(item.name for item in inputs)
+        raise ExportError(
+            f"samples are for networks of one input; this one has {names}. Export it without. "
+            "Nothing was written."
+        )
+    for sample in source.samples:
+        if sample.shape != shape:
             raise ExportError(
-                f"a sample has shape {sample.shape}, expected {shape or arrays[0].shape} "
-                "(without the batch). Nothing was written."
+                f"a sample has shape {sample.shape}, expected {shape} (without the batch). "
+                "Nothing was written."
             )
-    return arrays
+    return [sample.astype(inputs[0].dtype) for sample in source.samples]
 
 
 def _finish(source: _Source, path: Path, start: float) -> ExportReport:
@@ -192,9 +260,10 @@ def _finish(source: _Source, path: Path, start: float) -> ExportReport:
     _check_preprocess(source.preprocess)
     source.progress("finding channel groups")
     graph = prepare(source.model)
+    samples = _checked_samples(source, graph.inputs)
     plan = make_plan(analyse(graph))
-    operators = add_references(graph, plan.operators, source.samples)
-    plan = Plan(plan.groups, operators, plan.index)
+    operators = add_references(graph, plan.operators, samples)
+    plan = replace(plan, operators=operators)
     info = _model_info(source, graph, plan)
     masked = insert_masks(graph, plan)
     source.progress("writing and verifying")
@@ -202,7 +271,7 @@ def _finish(source: _Source, path: Path, start: float) -> ExportReport:
         masked,
         info,
         path,
-        lambda draft: verify(draft, source.function, graph.input_shape, source.samples),
+        lambda draft: _verified(draft, source, graph.inputs, samples),
     )
     return ExportReport(
         path=path,
@@ -215,6 +284,20 @@ def _finish(source: _Source, path: Path, start: float) -> ExportReport:
     )
 
 
+def _verified(
+    draft: Path, source: _Source, inputs: Sequence[Input], samples: Sequence[NDArray[Any]]
+) -> Verdict:
+    try:
+        return verify(draft, source.function, inputs, samples)
+    except ExportError as error:
+        if source.converted_from is None:
+            raise
+        raise ExportError(
+            f"{error} The model was converted from operator set {source.converted_from} to "
+            f"{OLDEST_OPSET}, which may be why: export it from its source with a newer one."
+        ) from error
+
+
 def _check_preprocess(preprocess: Mapping[str, Any] | None) -> None:
     try:
         json.dumps(preprocess and dict(preprocess), allow_nan=False)
@@ -224,22 +307,17 @@ def _check_preprocess(preprocess: Mapping[str, Any] | None) -> None:
 
 def prepare(model: onnx.ModelProto) -> Graph:
     """The simplified graph of a model, with shapes and names: the plain form of the artifact."""
+    check_types(model)
     graph = from_model(model)
-    _check_types(graph)
+    free_reserved_names(graph)
     simplify(graph)
     infer_shapes(graph)
+    while inline_ifs(graph):  # now that sizes are known, more conditions may be
+        simplify(graph)
+        infer_shapes(graph)
     specialize(graph)
     name_nodes(graph)
     return graph
-
-
-def _check_types(graph: Graph) -> None:
-    for name, value in graph.constants.items():
-        if value.dtype.kind == "f" and value.dtype not in (np.float32, np.float64):
-            raise ExportError(f"{name} is {value.dtype}; edgeprune exports float32 networks.")
-    for node in graph.nodes:
-        if "Quantize" in node.op_type or "Integer" in node.op_type:
-            raise ExportError("the network is quantised; export it before quantisation.")
 
 
 def _model_info(source: _Source, graph: Graph, plan: Plan) -> ModelInfo:
@@ -259,6 +337,8 @@ def _model_info(source: _Source, graph: Graph, plan: Plan) -> ModelInfo:
         input_name=graph.input,
         input_shape=graph.input_shape,
         output_name=graph.output,
+        inputs=tuple(InputInfo(item.name, item.shape, item.dtype.name) for item in graph.inputs),
+        outputs=tuple(graph.outputs),
         classes=classes,
         head=head.name if head is not None and classes == head.out_channels else None,
         output_kind=kind,
@@ -266,6 +346,8 @@ def _model_info(source: _Source, graph: Graph, plan: Plan) -> ModelInfo:
         operators=plan.operators,
         parameters=_count_parameters(graph, plan),
         macs=sum(node_macs(graph, node) for node in graph.nodes),
+        prunable_parameters=plan.prunable_parameters,
+        prunable_macs=plan.prunable_macs,
         preprocess=source.preprocess,
         labels=source.labels,
         versions=source.versions,
@@ -276,8 +358,10 @@ def _head(
     graph: Graph, operators: Sequence[Operator]
 ) -> tuple[Operator | None, Literal["logits", "probabilities"]]:
     """The dense operator whose outputs are the answer, and whether a Softmax follows it."""
-    by_output = {operator.output: operator for operator in operators if not operator.depthwise}
+    by_output = {op.output: op for op in operators if not (op.depthwise or op.recurrent)}
     producers, tensor = graph.producers(), graph.output
+    if len(graph.outputs) > 1:
+        return None, "logits"
     kind: Literal["logits", "probabilities"] = "logits"
     while tensor not in by_output:
         node = producers.get(tensor)
@@ -293,12 +377,13 @@ _AFTER_HEAD = ("Softmax", "LogSoftmax", "Flatten", "Reshape", "Squeeze")
 
 
 def _count_parameters(graph: Graph, plan: Plan) -> int:
-    names = {operator.name for operator in plan.operators}
-    owned = {n for node in graph.nodes if node.name in names for n in node.input[1:]}
+    nodes = {node.name: node for node in graph.nodes}
+    owned = {n for dense in plan.dense.values() for n in dense.node.input[1:]}
+    owned |= {nodes[d.bias[0]].input[d.bias[1]] for d in plan.dense.values() if d.bias}
     others = (v for n, v in graph.constants.items() if n not in owned and v.dtype.kind == "f")
     return sum(op.parameters for op in plan.operators) + sum(v.size for v in others if v.ndim)
 
 
 def prunable_parameters(info: ModelInfo) -> int:
-    """Parameters of the operators that read or write a group which can be pruned."""
-    return sum(op.parameters for op in info.operators if op.masked or op.writes is not None)
+    """Parameters that would go with all units that can be pruned."""
+    return info.prunable_parameters

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
     import torch
 
-__all__ = ["load_factory", "parse_input_shape"]
+__all__ = ["load_factory", "parse_example", "parse_input_shape"]
 
 _WRAPPERS = ("state_dict", "model")
 _SHOWN = 5
+_TYPES = ("float32", "int64", "int32", "bool")
 
 
 def load_factory(spec: str, weights: str | Path | None = None) -> torch.nn.Module:
@@ -149,8 +150,32 @@ def parse_input_shape(text: str) -> tuple[int, ...]:
     Raises:
         ExportError: anything else.
     """
-    if not re.fullmatch(r"[1-9][0-9]{0,6}(x[1-9][0-9]{0,6})+", text.strip()):
+    sizes = _sizes(text)
+    if len(sizes) < 2:
         raise ExportError(
             f"{text!r} is no input shape; write the batch and the sizes as in 1x3x224x224."
         )
-    return tuple(int(size) for size in text.strip().split("x"))
+    return sizes
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """Numbers between crosses; none if it is anything else."""
+    plain = re.fullmatch(r"[1-9][0-9]{0,6}(x[1-9][0-9]{0,6})*", text.strip())
+    return tuple(int(size) for size in text.strip().split("x")) if plain else ()
+
+
+def parse_example(text: str) -> torch.Tensor:
+    """Zeros of the shape and type that ``1x16:int64`` says; without a type they are floats.
+
+    Raises:
+        ExportError: the text says neither shape nor type.
+    """
+    import torch
+
+    shape, colon, kind = text.partition(":")
+    if colon and kind not in _TYPES:
+        raise ExportError(
+            f"{text!r}: {kind!r} is no type of input; write one of {', '.join(_TYPES)}."
+        )
+    sizes = _sizes(shape) or parse_input_shape(shape)  # a second input may be of the batch alone
+    return torch.zeros(sizes, dtype=getattr(torch, kind or "float32"))

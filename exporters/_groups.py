@@ -2,43 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ..runtime.artifact import ChannelGroup, Member, Operator, Reference
-from ._graph import Graph, attribute
-from ._layout import Dense, Layout
-from ._rules import GATES, LINEAR
-from ._units import Ids
+from ..runtime.artifact import ONES, ChannelGroup, Member, Operator, Reference
+from ..runtime.network._graph import Graph, attribute
+from ..runtime.network._layout import Dense, Join, Layout
+from ..runtime.network._rules import GATES, LINEAR
+from ..runtime.network._units import Ids, compressed
+from ._carried import carried
 
 __all__ = ["ONES", "Plan", "make_plan", "node_macs"]
-
-ONES = "edgeprune.ones"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the artifact will hold: groups, operators, and where an index is needed, the index."""
+    """What the artifact will hold: groups, operators, and where an index is needed, the index.
+
+    ``dense`` gives for each operator the analysis of its node.
+    """
 
     groups: tuple[ChannelGroup, ...]
     operators: tuple[Operator, ...]
-    index: dict[str, NDArray[np.int64]]
+    index: Mapping[str, NDArray[np.int64]]
+    dense: Mapping[str, Dense] = field(default_factory=dict)
+    prunable_parameters: int = 0
+    prunable_macs: int = 0
 
 
 @dataclass
 class _Group:
-    """A group in the making: operators that write it, and its units in channel order."""
+    """A group in the making: operators that write it, and the roots of its units."""
 
     producers: list[Dense]
     units: Ids
     frozen: str | None
-    consumers: list[Dense]
-    between: list[onnx.NodeProto]
+    consumers: list[Dense] = field(default_factory=list)
+    between: dict[str, Join] = field(default_factory=dict)
     added: bool = False
     nonlinear: bool = False
 
@@ -48,105 +53,145 @@ class _Group:
         return str(self.producers[0].node.name)
 
 
+@dataclass
+class _Tables:
+    """For each unit number its group and its place there; -1 where it cannot be pruned."""
+
+    layout: Layout
+    groups: list[_Group]
+    group_of: Ids
+    unit_of: Ids
+
+    def prunable(self) -> Ids:
+        """For each unit number the prunable group that it belongs to, or -1."""
+        frozen = np.array([group.frozen is not None for group in self.groups] + [True])
+        return np.where(frozen[self.group_of], -1, self.group_of)
+
+    def touched(self, ids: Ids) -> list[int]:
+        """Groups that some of these channels belong to, in the order in which they come."""
+        numbers = self.group_of[np.asarray(ids).reshape(-1)]
+        return [int(n) for n in dict.fromkeys(numbers.tolist()) if n >= 0]
+
+    def places(self, ids: Ids) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
+        """The groups of some channels, one after the other, and where each channel stands there.
+
+        The place is None where the channels are the groups' units in order.
+        """
+        numbers = self.group_of[ids]
+        alive = [n for n in self.touched(ids) if self.groups[n].frozen is None]
+        if not alive:
+            return (), None
+        names, places, offset = [self.groups[n].name for n in alive], np.full(len(ids), -1), 0
+        for number in alive:
+            mine = numbers == number
+            places[mine] = offset + self.unit_of[ids[mine]]
+            offset += len(self.groups[number].units)
+        if (places < 0).any():
+            names.append(ONES)
+            places[places < 0] = offset
+            offset += 1
+        plain = offset == len(places) and np.array_equal(places, np.arange(offset))
+        return tuple(names), None if plain else places.astype(np.int64)
+
+
 def make_plan(layout: Layout) -> Plan:
     """Before: the analysis is complete and nodes are named."""
     groups = _components(layout)
-    group_of, unit_of = _tables(layout, groups)
-    _add_members(layout, groups, group_of)
-    _freeze_what_cannot_be_told(layout, groups, group_of)
-    _note_kinds(layout, groups, group_of)
+    tables = _tables(layout, groups)
+    _add_members(tables)
+    _note_kinds(tables)
     operators, index = [], {}
     for dense in layout.dense:
-        operator, places = _operator(layout, dense, groups, group_of, unit_of)
+        if dense.kind == "embedding":
+            continue
+        operator, places = _operator(tables, dense)
         operators.append(operator)
         if places is not None:
             index[operator.name] = places
-    return Plan(tuple(_finished(group) for group in groups), tuple(operators), index)
+    count = carried(layout, tables.prunable(), node_macs)
+    return Plan(
+        tuple(
+            _finished(layout, group, count.parameters.get(number, 0), count.macs.get(number, 0))
+            for number, group in enumerate(groups)
+        ),
+        tuple(operators),
+        index,
+        {dense.node.name: dense for dense in layout.dense if dense.kind != "embedding"},
+        count.all_parameters,
+        count.all_macs,
+    )
 
 
 def _components(layout: Layout) -> list[_Group]:
     """Producers whose units are tied together, in the order of their first producer."""
-    producers = [dense for dense in layout.dense if not dense.depthwise]
-    owner = {int(i): p for p, dense in enumerate(producers) for i in dense.writes}
+    producers = [dense for dense in layout.dense if dense.kind != "grouped" and dense.writes.size]
     above = list(range(len(producers)))
+    owner: dict[int, int] = {}
 
     def top(p: int) -> int:
         while above[p] != p:
+            above[p] = above[above[p]]
             p = above[p]
         return p
 
     for p, dense in enumerate(producers):
-        for root in np.unique(layout.units.roots(dense.writes)):
-            low, high = sorted((top(p), top(owner[int(root)])))
+        for root in _roots(layout, dense.writes).tolist():
+            low, high = sorted((top(p), top(owner.setdefault(root, p))))
             above[high] = low
     sets: dict[int, list[Dense]] = {}
     for p, dense in enumerate(producers):
         sets.setdefault(top(p), []).append(dense)
-    reasons = layout.units.reasons()
-    return [_component(layout, members, reasons) for members in sets.values()]
+    return [_component(layout, members) for members in sets.values()]
 
 
-def _component(layout: Layout, producers: list[Dense], reasons: dict[int, str]) -> _Group:
-    rows = [layout.units.roots(dense.writes) for dense in producers]
-    units = np.unique(np.concatenate(rows))
-    frozen = next((reasons[int(root)] for root in units if int(root) in reasons), None)
-    if len(units) < 2:
-        frozen = frozen or "it has one unit"
-    if any(not np.array_equal(row, units) for row in rows):
-        frozen = frozen or "its producers do not write the same channels in the same order"
-    return _Group(producers, units, frozen, [], [])
+def _roots(layout: Layout, ids: Ids) -> Ids:
+    """The classes that some channels belong to; a single channel belongs to none."""
+    roots = np.unique(layout.units.roots(ids))
+    return roots[roots > 0]
 
 
-def _tables(layout: Layout, groups: list[_Group]) -> tuple[Ids, Ids]:
-    """For each unit number, its group and its place there; -1 where there is none."""
-    count = 1 + max((int(dense.writes.max()) for dense in layout.dense), default=0)
+def _component(layout: Layout, producers: list[Dense]) -> _Group:
+    rows = np.concatenate([dense.writes for dense in producers])
+    roots, alive = _roots(layout, rows), np.unique(layout.resolved(rows))
+    alive = alive[alive > 0]
+    if len(alive) >= 2:
+        return _Group(producers, alive, None)
+    reasons = [layout.frozen[root] for root in roots.tolist() if root in layout.frozen]
+    return _Group(producers, roots, reasons[0] if reasons else "it has one unit")
+
+
+def _tables(layout: Layout, groups: list[_Group]) -> _Tables:
+    count = len(layout.units)
     group_of, unit_of = np.full(count, -1), np.full(count, -1)
     for number, group in enumerate(groups):
         group_of[group.units] = number
         unit_of[group.units] = np.arange(len(group.units))
     roots = layout.units.roots(np.arange(count))
-    return group_of[roots], unit_of[roots]
+    return _Tables(layout, groups, group_of[roots], unit_of[roots])
 
 
-def _touched(ids: Ids, group_of: Ids) -> list[int]:
-    """Groups that some of these channels belong to, in the order in which they come."""
-    numbers = group_of[ids.reshape(-1)]
-    return [int(n) for n in dict.fromkeys(numbers.tolist()) if n >= 0]
-
-
-def _add_members(layout: Layout, groups: list[_Group], group_of: Ids) -> None:
+def _add_members(tables: _Tables) -> None:
+    groups, layout = tables.groups, tables.layout
     for step in layout.passed:
-        for number in _touched(step.ids, group_of):
-            if step.node not in groups[number].between:
-                groups[number].between.append(step.node)
+        for number in tables.touched(step.ids):
+            groups[number].between[step.node.name] = step
     for dense in layout.dense:
-        for number in [] if dense.depthwise else _touched(dense.reads, group_of):
+        for number in [] if dense.kind == "grouped" else tables.touched(dense.reads):
             groups[number].consumers.append(dense)
-
-
-def _freeze_what_cannot_be_told(layout: Layout, groups: list[_Group], group_of: Ids) -> None:
-    """The metadata gives a depthwise operator one group, whose units are its channels in order."""
-    for dense in layout.dense:
-        touched = _touched(dense.reads, group_of) if dense.depthwise else []
-        whole = len(touched) == 1 and np.array_equal(
-            layout.units.roots(dense.reads), groups[touched[0]].units
-        )
-        for number in [] if whole else touched:
-            reason = f"depthwise {dense.node.name!r} reads it together with other channels"
-            groups[number].frozen = groups[number].frozen or reason
     for group in groups:
-        if not group.consumers:
+        recurrent = any(dense.kind == "recurrent" for dense in group.producers)
+        if not group.consumers and not recurrent:
             group.frozen = group.frozen or "no dense operator reads it"
 
 
-def _note_kinds(layout: Layout, groups: list[_Group], group_of: Ids) -> None:
-    for join in layout.joins:
+def _note_kinds(tables: _Tables) -> None:
+    for join in tables.layout.joins:
         gates = join.node.op_type in GATES
-        for number in _touched(join.ids, group_of):
-            groups[number].nonlinear |= gates
-            groups[number].added |= not gates
-    for group in groups:
-        group.nonlinear |= any(_nonlinear(node) for node in group.between)
+        for number in tables.touched(join.ids):
+            tables.groups[number].nonlinear |= gates
+            tables.groups[number].added |= not gates
+    for group in tables.groups:
+        group.nonlinear |= any(_nonlinear(step.node) for step in group.between.values())
 
 
 def _nonlinear(node: onnx.NodeProto) -> bool:
@@ -154,67 +199,70 @@ def _nonlinear(node: onnx.NodeProto) -> bool:
     return node.op_type not in LINEAR and node.op_type not in ("Mul", "Div")
 
 
-def _kind(group: _Group) -> Literal["hidden", "linear", "residual"]:
+def _kind(group: _Group) -> Literal["hidden", "linear", "residual", "heads", "recurrent"]:
+    if any(dense.kind == "recurrent" for dense in group.producers):
+        return "recurrent"
+    if any(step.node.op_type == "MatMul" for step in group.between.values()):
+        return "heads"
     if group.added:
         return "residual"
     return "hidden" if group.nonlinear else "linear"
 
 
-def _finished(group: _Group) -> ChannelGroup:
-    members = [Member(d.node.name, d.node.op_type, "producer") for d in group.producers]
-    members += [Member(node.name, node.op_type, "channelwise") for node in group.between]
-    members += [Member(d.node.name, d.node.op_type, "consumer") for d in group.consumers]
-    return ChannelGroup(group.name, len(group.units), _kind(group), group.frozen, tuple(members))
+def _finished(layout: Layout, group: _Group, parameters: int, macs: int) -> ChannelGroup:
+    members = [Member(d.node.name, d.node.op_type, "producer", d.out_axis) for d in group.producers]
+    members += [
+        Member(step.node.name, step.node.op_type, "channelwise", _axis(layout, step.ids))
+        for step in group.between.values()
+    ]
+    members += [Member(d.node.name, d.node.op_type, "consumer", d.in_axis) for d in group.consumers]
+    units = max(len(group.units), 1)
+    return ChannelGroup(
+        group.name, units, _kind(group), group.frozen, tuple(members), parameters, macs
+    )
 
 
-def _reads(
-    dense: Dense, groups: list[_Group], group_of: Ids, unit_of: Ids
-) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
-    """The masks that an operator concatenates, and where each input channel finds its own."""
-    numbers = group_of[dense.reads]
-    alive = [n for n in _touched(dense.reads, group_of) if groups[n].frozen is None]
-    if dense.depthwise or not alive:
-        return (), None
-    names, places, offset = [groups[n].name for n in alive], np.full(len(numbers), -1), 0
-    for number in alive:
-        mine = numbers == number
-        places[mine] = offset + unit_of[dense.reads[mine]]
-        offset += len(groups[number].units)
-    if (places < 0).any():
-        names.append(ONES)
-        places[places < 0] = offset
-        offset += 1
-    plain = offset == len(places) and np.array_equal(places, np.arange(offset))
-    return tuple(names), None if plain else places.astype(np.int64)
+def _axis(layout: Layout, ids: Ids) -> int | None:
+    """The axis along which units change, if it is one."""
+    axes = [axis for axis, size in enumerate(compressed(layout.units.roots(ids)).shape) if size > 1]
+    return axes[0] if len(axes) == 1 else None
 
 
-def _operator(
-    layout: Layout, dense: Dense, groups: list[_Group], group_of: Ids, unit_of: Ids
-) -> tuple[Operator, NDArray[np.int64] | None]:
-    graph, node = layout.graph, dense.node
+def _operator(tables: _Tables, dense: Dense) -> tuple[Operator, NDArray[np.int64] | None]:
+    graph, node = tables.layout.graph, dense.node
+    grouped, recurrent = dense.kind == "grouped", dense.kind == "recurrent"
+    reads, places = ((), None) if grouped else tables.places(dense.reads)
     weight = graph.constants[node.input[1]]
-    flipped = node.op_type == "Gemm" and not attribute(node, "transB", 0)
-    reads, places = _reads(dense, groups, group_of, unit_of)
-    written = [groups[n] for n in _touched(dense.writes, group_of)]
-    outputs = len(dense.writes)
+    outputs = weight.shape[0] * weight.shape[1] if recurrent else len(dense.writes)
+    rows = np.resize(dense.writes, outputs)
+    writes, write_places = tables.places(rows)
     operator = Operator(
         name=node.name,
         op=node.op_type,
-        depthwise=dense.depthwise,
+        depthwise=grouped,
         input=node.input[0],
-        output=node.output[0],
+        output=dense.output,
         in_channels=len(dense.reads),
         out_channels=outputs,
-        in_axis=None if dense.depthwise else int(not flipped),
-        out_axis=int(flipped),
+        in_axis=dense.in_axis,
+        out_axis=dense.out_axis,
         reads=reads,
         masked=bool(reads),
-        writes=written[0].name if written and written[0].frozen is None else None,
-        parameters=weight.size + outputs,
+        writes=writes,
+        write_index=None if write_places is None else tuple(write_places.tolist()),
+        parameters=_parameters(graph, dense, outputs),
         macs=node_macs(graph, node),
-        reference=_reference(graph, node.output[0]),
+        reference=_reference(graph, dense.output),
     )
     return operator, places
+
+
+def _parameters(graph: Graph, dense: Dense, outputs: int) -> int:
+    """Weights and biases, a bias counted where there is none yet: the artifact has one."""
+    size = graph.constants[dense.node.input[1]].size
+    if dense.kind == "recurrent":
+        return int(size + graph.constants[dense.node.input[2]].size + 2 * outputs)
+    return int(size + outputs)
 
 
 def _reference(graph: Graph, tensor: str) -> Reference | None:
@@ -225,15 +273,37 @@ def _reference(graph: Graph, tensor: str) -> Reference | None:
 
 
 def node_macs(graph: Graph, node: onnx.NodeProto) -> int:
-    """Multiply-adds of one sample in a node with constant weights; 0 for all others."""
-    weight: Any = graph.constant(node.input[1]) if len(node.input) > 1 else None
-    shape = graph.shapes.get(node.output[0])
-    if weight is None or shape is None or node.op_type not in ("Conv", "Gemm", "MatMul"):
+    """Multiply-adds of one sample in a node that multiplies matrices; 0 for all others."""
+    known = [name in graph.shapes or name in graph.constants for name in node.input[:2]]
+    if node.op_type not in _COUNTED or not all(known) or len(known) < 2:
         return 0
-    if node.op_type == "Conv":
-        return int(weight.size * _product(shape[2:]))
-    return int(weight.size * _product(shape[1:-1]))
+    batch = max(
+        (graph.sizes_at_three[i.name][0] for i in graph.inputs if i.shape[:1] == (None,)), default=1
+    )
+    output = next(name for name in node.output if name)
+    sizes, weight = graph.sizes_at_three[output], graph.constant(node.input[1])
+    if node.op_type in ("LSTM", "GRU", "RNN") and weight is not None:
+        steps = graph.sizes_at_three[node.input[0]][:2]
+        per_step = weight.size + (graph.constants[node.input[2]].size if len(node.input) > 2 else 0)
+        return int(_product(steps) * per_step // batch)
+    if node.op_type == "Conv" and weight is not None:
+        return int(weight.size * _product(sizes[2:]) * sizes[0] // batch)
+    if node.op_type == "ConvTranspose" and weight is not None:
+        before = graph.sizes_at_three[node.input[0]]
+        return int(weight.size * _product(before[2:]) * before[0] // batch)
+    if node.op_type in ("Gemm", "MatMul"):
+        first = (
+            graph.constants[node.input[0]].shape
+            if node.input[0] in graph.constants
+            else (graph.sizes_at_three[node.input[0]])
+        )
+        inner = first[0] if attribute(node, "transA", 0) else first[-1]
+        return int(_product(sizes) * inner // batch)
+    return 0
 
 
-def _product(sizes: Iterable[int | None]) -> int:
-    return int(np.prod([size or 1 for size in sizes], dtype=np.int64))
+_COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
+
+
+def _product(sizes: Iterable[int]) -> int:
+    return int(np.prod(list(sizes), dtype=np.int64))

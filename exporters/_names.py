@@ -3,28 +3,53 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import onnx
 
-from ._graph import Graph
+from ..runtime.errors import ExportError
+from ..runtime.network._graph import Graph, inner_names, rename_tensors
 
-__all__ = ["SUFFIXES", "name_nodes"]
+__all__ = ["SUFFIXES", "free_reserved_names", "name_nodes"]
 
-SUFFIXES = ("weight", "bias", "gain", "shift", "mask", "mask_index")
+SUFFIXES = ("weight", "bias", "gain", "shift", "mask", "mask_index", "recurrence")
 """Tensors that an operator or its group may own under its name."""
 
-_WEIGHTED = ("Conv", "Gemm")
+_RESERVED = ("edgeprune.", "edgeprune/")
+
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
+
+
+def free_reserved_names(graph: Graph) -> None:
+    """After: no tensor inside the graph has a name that the artifact may need for its own."""
+    outside = {*graph.outputs, *(item.name for item in graph.inputs)}
+    if taken := next((name for name in outside if name.startswith(_RESERVED)), None):
+        raise ExportError(f"the input or output {taken!r} has a name that edgeprune needs.")
+    made = (name for node in graph.nodes for name in (*node.output, *inner_names(node)))
+    reserved = [name for name in (*graph.constants, *made) if name.startswith(_RESERVED)]
+    new_names = {name: graph.unique(f"source/{name}") for name in reserved}
+    if new_names:
+        graph.constants = {new_names.get(n, n): value for n, value in graph.constants.items()}
+        for node in graph.nodes:
+            rename_tensors(node, new_names)
 
 
 def name_nodes(graph: Graph) -> None:
     """After: node names are unique, deterministic and plain; ``P.weight`` is free for each P."""
     taken: set[str] = set()
+    tensors = Counter([*graph.constants, *graph.producers(), *(i.name for i in graph.inputs)])
+    counts: Counter[str] = Counter()
     for node in graph.nodes:
-        node.name = _free(graph, node, _plain(_wanted(graph, node)), taken)
+        node.name = _free(tensors, counts, node, _plain(_wanted(graph, node)), taken)
         taken.add(node.name)
 
 
 def _wanted(graph: Graph, node: onnx.NodeProto) -> str:
+    # PyTorch's script exporter writes where in its branches a name comes from.
+    return re.sub(r"If_\d+_(then|else)_branch__Inline_\d+__\.?", "", _said(graph, node))
+
+
+def _said(graph: Graph, node: onnx.NodeProto) -> str:
     wanted: str = node.name or node.output[0]
     if node.op_type not in _WEIGHTED:
         return wanted
@@ -33,7 +58,7 @@ def _wanted(graph: Graph, node: onnx.NodeProto) -> str:
         if name in graph.constants and source.endswith(suffix):
             return str(source.removesuffix(suffix))
     # The older exporter names nodes /module/path/Conv.
-    return re.sub(r"(?<=[^/])/(Conv|Gemm|MatMul)(_\d+)?$", "", wanted)
+    return re.sub(r"(?<=[^/])/(Conv|ConvTranspose|Gemm|MatMul|LSTM|GRU|RNN)(_\d+)?$", "", wanted)
 
 
 def _plain(name: str) -> str:
@@ -42,10 +67,16 @@ def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.\-]", "_", ".".join(parts)) or "node"
 
 
-def _free(graph: Graph, node: onnx.NodeProto, wanted: str, taken: set[str]) -> str:
-    tensors = (set(graph.constants) | set(graph.producers()) | {graph.input}) - set(node.input[1:])
-    name, count = wanted, 1
-    while name in taken or any(f"{name}.{suffix}" in tensors for suffix in SUFFIXES):
+def _free(
+    tensors: Counter[str], counts: Counter[str], node: onnx.NodeProto, wanted: str, taken: set[str]
+) -> str:
+    own = set(node.input[1:])
+    name, count = wanted, max(counts[wanted], 1)
+    while name in taken or any(
+        tensor in tensors and tensor not in own
+        for tensor in (f"{name}.{suffix}" for suffix in SUFFIXES)
+    ):
         count += 1
         name = f"{wanted}_{count}"
+    counts[wanted] = count
     return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,19 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from ._graph import Graph, attribute, constant_model, to_model
+from ..runtime.network._graph import (
+    Graph,
+    attribute,
+    constant_model,
+    inferred_types,
+    read_names,
+    subgraphs,
+)
+from ._branches import inline_ifs
 
-__all__ = ["simplify"]
+__all__ = ["fold", "simplify"]
 
+_LARGEST_CONSTANT = 2**28  # bytes; what is larger is made when the network runs, as in the source
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"}
 
 
@@ -21,59 +31,80 @@ def simplify(graph: Graph) -> None:
 
     Names of weights survive, and what a folded BatchNorm knew is kept in `graph.references`.
     """
+    fold(graph)
+    while inline_ifs(graph):
+        fold(graph)
+    graph.remove_dead()
+    for one_pass in (fold_pads, fold_batchnorms, fold_bias_adds):
+        if one_pass(graph):
+            graph.remove_dead()
+
+
+def fold(graph: Graph) -> None:
+    """After: what is constant is a constant, and nothing stands that only passes on."""
     constants_to_initializers(graph)
     remove_identities(graph)
     castlikes_to_casts(graph)
     fold_constants(graph)
-    graph.remove_dead()
-    for one_pass in (fold_pads, fold_batchnorms, fold_bias_adds):
-        while one_pass(graph):
-            graph.remove_dead()
 
 
 def constants_to_initializers(graph: Graph) -> bool:
-    """After: there is no Constant node."""
+    """After: there is no Constant node, unless it holds text or a sparse tensor."""
     kept = []
     for node in graph.nodes:
-        if node.op_type == "Constant":
-            graph.constants[node.output[0]] = _constant_value(node)
-        else:
+        value = _constant_value(node) if node.op_type == "Constant" else None
+        if value is None:
             kept.append(node)
+        else:
+            graph.constants[node.output[0]] = value
     changed = len(kept) != len(graph.nodes)
     graph.nodes = kept
     return changed
 
 
-def _constant_value(node: onnx.NodeProto) -> NDArray[Any]:
+def _constant_value(node: onnx.NodeProto) -> NDArray[Any] | None:
     item = node.attribute[0]
     value = helper.get_attribute_value(item)
     if item.name == "value":
         return np.asarray(numpy_helper.to_array(value))
-    return np.asarray(value, np.float32 if item.name.startswith("value_float") else np.int64)
+    if item.name.startswith(("value_float", "value_int")):
+        return np.asarray(value, np.float32 if item.name.startswith("value_float") else np.int64)
+    return None
 
 
 def remove_identities(graph: Graph) -> bool:
-    """After: no Identity or Dropout is left, except one from the input straight to the output."""
-    before = len(graph.nodes)
-    for node in list(graph.nodes):
-        if node.op_type in ("Identity", "Dropout") and not any(node.output[1:]):
-            _remove_identity(graph, node)
-    return len(graph.nodes) != before
+    """After: no Identity or Dropout is left, except those that write an output of the network.
+
+    What a sub-graph captures keeps its name.
+    """
+    kept_names = set(graph.outputs)
+    for node in graph.nodes:
+        kept_names.update(set(read_names(node)).difference(node.input))
+    stands_for: dict[str, str] = {}
+    kept = []
+    for node in graph.nodes:
+        for place, name in enumerate(node.input):
+            node.input[place] = stands_for.get(name, name)
+        passes = node.op_type in ("Identity", "Dropout") and not any(node.output[1:])
+        if passes and node.output[0] not in kept_names:
+            stands_for[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    changed = len(kept) != len(graph.nodes)
+    graph.nodes = kept
+    return _name_outputs_at_source(graph) or changed
 
 
-def _remove_identity(graph: Graph, node: onnx.NodeProto) -> None:
-    source, target = node.input[0], node.output[0]
-    if target != graph.output:
-        graph.nodes.remove(node)
-        graph.replace_uses(target, source)
-        return
-    producer = graph.producers().get(source)
-    if producer is None:
-        return
-    graph.nodes.remove(node)
-    graph.replace_uses(source, target)
-    place = list(producer.output).index(source)
-    producer.output[place] = target
+def _name_outputs_at_source(graph: Graph) -> bool:
+    """After: what only an Identity to an output reads writes that output itself."""
+    uses, producers, gone = graph.uses(), graph.producers(), set[int]()
+    for node in graph.nodes:
+        source = producers.get(node.input[0]) if node.op_type == "Identity" else None
+        if source is not None and uses[node.input[0]] == 1 and node.output[0] in graph.outputs:
+            source.output[list(source.output).index(node.input[0])] = node.output[0]
+            producers[node.output[0]] = source
+            gone.add(id(node))
+    return _drop(graph, gone)
 
 
 def castlikes_to_casts(graph: Graph) -> bool:
@@ -81,10 +112,8 @@ def castlikes_to_casts(graph: Graph) -> bool:
     nodes = [node for node in graph.nodes if node.op_type == "CastLike"]
     if not nodes:
         return False
-    inferred = onnx.shape_inference.infer_shapes(to_model(graph)).graph
-    types = {info.name: info.type.tensor_type.elem_type for info in inferred.value_info}
+    types = {name: kind.tensor_type.elem_type for name, kind in inferred_types(graph).items()}
     types |= {n: helper.np_dtype_to_tensor_dtype(v.dtype) for n, v in graph.constants.items()}
-    types[graph.input] = onnx.TensorProto.FLOAT
     for node in nodes:
         kind = types.get(node.input[1], onnx.TensorProto.UNDEFINED)
         if kind != onnx.TensorProto.UNDEFINED:
@@ -97,12 +126,16 @@ def fold_constants(graph: Graph) -> bool:
     """After: no node reads constants only, except those that cannot be evaluated."""
     kept = []
     for node in graph.nodes:
-        known = all(name in graph.constants for name in node.input if name)
-        if not known or node.op_type in _RANDOM or not _evaluate(node, graph):
+        known = all(name in graph.constants for name in read_names(node))
+        if not known or _keeps_running(node) or not _evaluate(node, graph):
             kept.append(node)
     changed = len(kept) != len(graph.nodes)
     graph.nodes = kept
     return changed
+
+
+def _keeps_running(node: onnx.NodeProto) -> bool:
+    return node.op_type in _RANDOM or node.op_type == "Constant" or bool(subgraphs(node))
 
 
 def _evaluate(node: onnx.NodeProto, graph: Graph) -> bool:
@@ -112,8 +145,10 @@ def _evaluate(node: onnx.NodeProto, graph: Graph) -> bool:
         values = ReferenceEvaluator(constant_model(node, graph)).run(None, {})
     except Exception:  # an operator that the evaluator lacks stays in the graph, which is right
         return False
+    if not all(isinstance(v, np.ndarray) and v.nbytes <= _LARGEST_CONSTANT for v in values):
+        return False
     for name, value in zip(node.output, values, strict=True):
-        graph.constants[name] = np.asarray(value)
+        graph.constants[name] = value
         if node.op_type in ("Transpose", "Reshape", "Cast"):
             graph.origins[name] = graph.origins.get(node.input[0], node.input[0])
     return True
@@ -121,7 +156,7 @@ def _evaluate(node: onnx.NodeProto, graph: Graph) -> bool:
 
 def fold_pads(graph: Graph) -> bool:
     """After: zero padding of spatial axes that one Conv reads is part of that Conv."""
-    uses, producers = graph.uses(), graph.producers()
+    uses, producers, changed = graph.uses(), graph.producers(), False
     for node in graph.nodes:
         pad = producers.get(node.input[0]) if node.op_type == "Conv" else None
         if pad is not None and pad.op_type == "Pad" and uses[pad.output[0]] == 1:
@@ -129,8 +164,8 @@ def fold_pads(graph: Graph) -> bool:
             if amounts is not None and attribute(node, "auto_pad", "NOTSET") == "NOTSET":
                 _add_pads(node, amounts)
                 node.input[0] = pad.input[0]
-                return True
-    return False
+                changed = True
+    return changed
 
 
 def _spatial_zero_pads(graph: Graph, pad: onnx.NodeProto) -> list[int] | None:
@@ -155,35 +190,51 @@ def _add_pads(conv: onnx.NodeProto, amounts: list[int]) -> None:
 
 
 def fold_batchnorms(graph: Graph) -> bool:
-    """After: no BatchNormalization is the only reader of a Conv or Gemm with constant weights."""
-    uses, producers = graph.uses(), graph.producers()
+    """After: no BatchNormalization is the only reader of an operator with constant weights."""
+    uses, producers, gone = graph.uses(), graph.producers(), set[int]()
     for node in graph.nodes:
         dense = producers.get(node.input[0]) if node.op_type == "BatchNormalization" else None
-        if dense is None or uses[node.input[0]] != 1 or not _foldable(graph, dense):
+        if dense is None or uses[node.input[0]] != 1 or not _foldable(graph, dense, uses):
             continue
         parameters = [graph.constant(name) for name in node.input[1:5]]
         if all(value is not None for value in parameters) and not any(node.output[1:]):
-            _fold_batchnorm(graph, dense, node, [np.asarray(v, np.float64) for v in parameters])
-            return True
-    return False
+            values = [np.asarray(v, np.float64) for v in parameters]
+            _fold_batchnorm(graph, dense, node, values, uses)
+            producers[dense.output[0]] = dense
+            gone.add(id(node))
+    return _drop(graph, gone)
 
 
-def _foldable(graph: Graph, dense: onnx.NodeProto) -> bool:
-    """Whether nothing else sees the weights of this Conv or plain Gemm."""
-    if dense.op_type not in ("Conv", "Gemm") or dense.input[1] not in graph.constants:
+def _drop(graph: Graph, gone: set[int]) -> bool:
+    graph.nodes = [node for node in graph.nodes if id(node) not in gone]
+    return bool(gone)
+
+
+def _foldable(graph: Graph, dense: onnx.NodeProto, uses: Counter[str]) -> bool:
+    """Whether nothing else sees the weights of this Conv, ConvTranspose or plain Gemm."""
+    if dense.op_type not in ("Conv", "ConvTranspose", "Gemm"):
+        return False
+    if dense.input[1] not in graph.constants or dense.input[0] in graph.constants:
         return False
     bias = dense.input[2] if len(dense.input) > 2 else ""
     plain = all(attribute(dense, name, 1.0) == 1.0 for name in ("alpha", "beta"))
+    plain &= dense.op_type != "ConvTranspose" or attribute(dense, "group", 1) == 1
     known = not bias or (bias in graph.constants and graph.constants[bias].ndim == 1)
-    return plain and known and graph.uses()[dense.input[1]] == 1
+    return plain and known and uses[dense.input[1]] == 1
 
 
 def _out_axis(dense: onnx.NodeProto) -> int:
+    if dense.op_type == "ConvTranspose":
+        return 1
     return 1 if dense.op_type == "Gemm" and not attribute(dense, "transB", 0) else 0
 
 
 def _fold_batchnorm(
-    graph: Graph, dense: onnx.NodeProto, norm: onnx.NodeProto, parameters: list[NDArray[Any]]
+    graph: Graph,
+    dense: onnx.NodeProto,
+    norm: onnx.NodeProto,
+    parameters: list[NDArray[Any]],
+    uses: Counter[str],
 ) -> None:
     gamma, beta, mean, variance = parameters
     # In float64: the fold is done once, its rounding would stay for ever.
@@ -192,9 +243,9 @@ def _fold_batchnorm(
     shape = [1] * weight.ndim
     shape[_out_axis(dense)] = -1
     bias = _bias(graph, dense)
-    set_parameters(graph, dense, weight * scale.reshape(shape), (bias - mean) * scale + beta)
+    bias = (bias - mean) * scale + beta
+    set_parameters(graph, dense, weight * scale.reshape(shape), bias, uses)
     dense.output[0] = norm.output[0]
-    graph.nodes.remove(norm)
     deviation = np.abs(scale) * np.sqrt(variance)
     graph.references[norm.output[0]] = (beta, deviation)
 
@@ -206,14 +257,19 @@ def _bias(graph: Graph, dense: onnx.NodeProto) -> NDArray[Any]:
 
 
 def set_parameters(
-    graph: Graph, dense: onnx.NodeProto, weight: NDArray[Any], bias: NDArray[Any]
+    graph: Graph,
+    dense: onnx.NodeProto,
+    weight: NDArray[Any],
+    bias: NDArray[Any],
+    uses: Counter[str],
 ) -> None:
     """Give an operator new values; its weight keeps its name, its bias is named after it."""
     graph.constants[dense.input[1]] = np.ascontiguousarray(weight, np.float32)
     stem = dense.input[1].removesuffix(".weight")
     name = dense.input[2] if len(dense.input) > 2 else ""
-    if not name or graph.uses()[name] != 1:
+    if not name or uses[name] != 1:
         name = graph.unique(f"{stem}.bias")
+        uses[name] = 1
     graph.constants[name] = np.ascontiguousarray(bias, np.float32)
     del dense.input[2:]
     dense.input.append(name)
@@ -221,22 +277,22 @@ def set_parameters(
 
 def fold_bias_adds(graph: Graph) -> bool:
     """After: no Add of one constant per channel directly follows a Conv or Gemm."""
-    uses, producers = graph.uses(), graph.producers()
+    uses, producers, gone = graph.uses(), graph.producers(), set[int]()
     for node in graph.nodes:
         if node.op_type != "Add" or len(graph.activations(node)) != 1:
             continue
         source = graph.activations(node)[0]
         dense = producers.get(source)
-        if dense is None or uses[source] != 1 or not _foldable(graph, dense):
+        if dense is None or uses[source] != 1 or not _foldable(graph, dense, uses):
             continue
         value = _per_channel(graph, dense, node)
         if value is not None and source not in graph.references:
             weight = graph.constants[dense.input[1]]
-            set_parameters(graph, dense, weight, _bias(graph, dense) + value)
+            set_parameters(graph, dense, weight, _bias(graph, dense) + value, uses)
             dense.output[0] = node.output[0]
-            graph.nodes.remove(node)
-            return True
-    return False
+            producers[node.output[0]] = dense
+            gone.add(id(node))
+    return _drop(graph, gone)
 
 
 def _per_channel(graph: Graph, dense: onnx.NodeProto, add: onnx.NodeProto) -> NDArray[Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,19 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from ._graph import Graph, attribute
+from ..runtime.network._graph import Graph, attribute, read_names
+from ..runtime.network._rules_mixing import reduced_axes
+from ._einsum import einsums_to_matmuls
+from ._structures import (
+    add_biases,
+    drop_zero_states,
+    note_shape,
+    shapes_of_inputs,
+    shuffles_to_gathers,
+    unshare_weights,
+)
 
-__all__ = ["reduced_axes", "specialize"]
+__all__ = ["specialize"]
 
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
@@ -21,44 +32,60 @@ def specialize(graph: Graph) -> None:
     sequences_to_splits(graph)
     static_reshapes(graph)
     graph.remove_dead()
+    shapes_of_inputs(graph)
+    shuffles_to_gathers(graph)
+    drop_zero_states(graph)
     means_to_pools(graph)
+    einsums_to_matmuls(graph)
     matmuls_to_gemms(graph)
     normal_gemms(graph)
+    unshare_weights(graph)
+    add_biases(graph)
     graph.remove_dead()
 
 
 def sequences_to_splits(graph: Graph) -> bool:
     """After: parts taken at constant places from a SplitToSequence are outputs of a Split."""
-    changed = False
-    for node in list(graph.nodes):
-        if node.op_type == "SplitToSequence" and attribute(node, "keepdims", 1):
-            changed |= _sequence_to_split(graph, node)
-    return changed
+    splits = [n for n in graph.nodes if n.op_type == "SplitToSequence"]
+    readers: dict[str, list[onnx.NodeProto]] = {node.output[0]: [] for node in splits}
+    for node in graph.nodes if splits else ():
+        for name in dict.fromkeys(read_names(node)):
+            if name in readers:
+                readers[name].append(node)
+    gone = {id(part) for node in splits for part in _sequence_to_split(graph, node, readers)}
+    graph.nodes = [node for node in graph.nodes if id(node) not in gone]
+    return bool(gone)
 
 
-def _sequence_to_split(graph: Graph, node: onnx.NodeProto) -> bool:
-    readers = [other for other in graph.nodes if node.output[0] in other.input]
-    places = [graph.constant(r.input[1]) if r.op_type == "SequenceAt" else None for r in readers]
+def _sequence_to_split(
+    graph: Graph, node: onnx.NodeProto, readers: Mapping[str, list[onnx.NodeProto]]
+) -> list[onnx.NodeProto]:
+    """Turn a SplitToSequence into a Split; return the nodes that took its parts, if that went."""
+    takers = readers[node.output[0]]
+    places = [graph.constant(t.input[1]) if t.op_type == "SequenceAt" else None for t in takers]
     sizes = _part_sizes(graph, node)
-    known = [int(place.item()) for place in places if place is not None]
-    if sizes is None or len(set(known)) != len(readers) or graph.output == node.output[0]:
-        return False
-    axis, shape = attribute(node, "axis", 0), graph.shapes[node.input[0]]
+    if sizes is None or node.output[0] in graph.outputs:
+        return []
+    known = [int(place.item()) % len(sizes) for place in places if place is not None]
+    if len(set(known)) != len(takers):
+        return []
+    axis = attribute(node, "axis", 0)
     parts = []
     for number, size in enumerate(sizes):
         name = graph.unique(f"{node.output[0]}.part{number}")
-        graph.shapes[name] = tuple(size if k == axis else old for k, old in enumerate(shape))
+        note_shape(graph, name, node.input[0], {axis: size})
         parts.append(name)
-    for place, reader in zip(known, readers, strict=True):
-        parts[place] = reader.output[0]
-        graph.nodes.remove(reader)
+    for place, taker in zip(known, takers, strict=True):
+        parts[place] = taker.output[0]
     split = _shape_constant(graph, np.array(sizes, np.int64))
     node.CopyFrom(helper.make_node("Split", [node.input[0], split], parts, node.name, axis=axis))
-    return True
+    return takers
 
 
 def _part_sizes(graph: Graph, node: onnx.NodeProto) -> list[int] | None:
     """Sizes of the parts that a SplitToSequence makes of an axis that is not the batch."""
+    if not attribute(node, "keepdims", 1):
+        return None
     shape, axis = graph.shapes.get(node.input[0]), attribute(node, "axis", 0)
     sizes = graph.constant(node.input[1]) if len(node.input) > 1 else None
     total = shape[axis] if shape and axis > 0 else None
@@ -80,53 +107,34 @@ def static_reshapes(graph: Graph) -> bool:
 
 
 def _keeps_batch(graph: Graph, node: onnx.NodeProto) -> bool:
-    if node.input[0] in graph.constants:
+    """Whether the result has at most one size that depends on the batch, so that it can be told."""
+    if node.input[0] in graph.constants or node.output[0] not in graph.shapes:
         return False
-    shapes = [graph.shapes.get(name, ()) for name in (node.input[0], node.output[0])]
-    return all(shape and shape[0] is None for shape in shapes)
+    return graph.shapes[node.output[0]].count(None) <= 1
 
 
 def _static_reshape(graph: Graph, node: onnx.NodeProto) -> bool:
-    shape = graph.shapes[node.output[0]]
-    new: tuple[str, list[str], dict[str, Any]]
-    if len(shape) == 2:
-        new = ("Flatten", [node.input[0]], {"axis": 1})
-    else:
-        wanted = np.array([0, *shape[1:]], np.int64)
-        new = ("Reshape", [node.input[0], _shape_constant(graph, wanted)], {})
-    if node.op_type == new[0] == "Flatten":
+    before, after = (graph.shapes.get(name, ()) for name in (node.input[0], node.output[0]))
+    flat = before[:1] == after[:1] == (None,) and len(after) == 2
+    if flat and graph.sizes_at_three[node.input[0]][:1] == graph.sizes_at_three[node.output[0]][:1]:
+        changed = bool(node.op_type != "Flatten")
+        _replace(node, "Flatten", [node.input[0]], {"axis": 1})
+        return changed
+    if node.op_type == "Flatten":
         return False
-    _replace(node, *new)
+    wanted = np.array([-1 if size is None else size for size in after], np.int64)
+    _replace(node, "Reshape", [node.input[0], _shape_constant(graph, wanted)], {})
     return True
 
 
 def _shape_constant(graph: Graph, value: NDArray[Any]) -> str:
-    name = "edgeprune.shape." + "x".join(map(str, value))
-    if name not in graph.constants:
-        graph.constants[name] = value
-    return name
+    return graph.named_constant("edgeprune.shape." + "x".join(map(str, value)), value)
 
 
 def _replace(node: onnx.NodeProto, op: str, inputs: list[str], attributes: dict[str, Any]) -> None:
     """Turn a node into another that writes the same outputs."""
     outputs, name = list(node.output), node.name
     node.CopyFrom(helper.make_node(op, inputs, outputs, name=name, **attributes))
-
-
-def reduced_axes(graph: Graph, node: onnx.NodeProto) -> list[int] | None:
-    """Axes of a Reduce node, not negative; `None` if they are not known."""
-    shape = graph.shapes.get(node.input[0])
-    axes = attribute(node, "axes")
-    if len(node.input) > 1 and node.input[1]:
-        axes = graph.constant(node.input[1])
-        if axes is None:
-            return None
-    if shape is None:
-        return None
-    if axes is None or len(axes) == 0:
-        noop = attribute(node, "noop_with_empty_axes", 0)
-        return [] if noop else list(range(len(shape)))
-    return sorted(int(axis) % len(shape) for axis in axes)
 
 
 def means_to_pools(graph: Graph) -> bool:
@@ -145,6 +153,8 @@ def means_to_pools(graph: Graph) -> bool:
 def _pool_nodes(graph: Graph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """The nodes that stand in for `node`: itself, if it is no mean over space."""
     shape = graph.shapes.get(node.input[0], ()) if node.input else ()
+    if node.output[0] not in graph.shapes:
+        return [node]
     if node.op_type != "ReduceMean" or len(shape) not in (3, 4) or shape[0] is not None:
         return [node]
     if reduced_axes(graph, node) != list(range(2, len(shape))):
@@ -156,7 +166,7 @@ def _pool_nodes(graph: Graph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     pool = helper.make_node(
         "GlobalAveragePool", [node.input[0]], [pooled], name=f"{node.name}.pool"
     )
-    graph.shapes[pooled] = (None, shape[1], *[1] * (len(shape) - 2))
+    note_shape(graph, pooled, node.input[0], dict.fromkeys(range(2, len(shape)), 1))
     _replace(node, "Flatten", [pooled], {"axis": 1})
     return [pool, node]
 

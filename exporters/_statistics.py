@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.artifact import Operator, Reference
-from ._graph import Graph, to_model
-from ._session import Runner, batches
+from ..runtime.network._graph import Graph, to_model
+from ..runtime.network._session import Runner, batches
 
 __all__ = ["add_references"]
 
@@ -24,9 +24,9 @@ class _Moments:
         self._mean: Any = 0.0
         self._squares: Any = 0.0
 
-    def add(self, values: NDArray[Any]) -> None:
-        """Take in an activation of shape (batch, channels, …)."""
-        rows = np.moveaxis(values, 1, -1).reshape(-1, values.shape[1]).astype(np.float64)
+    def add(self, values: NDArray[Any], axis: int) -> None:
+        """Take in an activation whose channels stand along `axis`."""
+        rows = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis]).astype(np.float64)
         mean, total = rows.mean(0), self._count + len(rows)
         delta = mean - self._mean
         # Chan, Golub and LeVeque 1979: merging keeps the digits that sums of squares lose.
@@ -44,7 +44,11 @@ def add_references(
     graph: Graph, operators: Sequence[Operator], samples: Sequence[NDArray[Any]]
 ) -> tuple[Operator, ...]:
     """Fill in the references that are missing; unchanged where there are no samples."""
-    missing = [operator.output for operator in operators if operator.reference is None]
+    missing = {
+        operator.output: -1 if operator.op == "MatMul" else 1
+        for operator in operators
+        if operator.reference is None and not operator.recurrent
+    }
     if not samples or not missing:
         return tuple(operators)
     moments = _measure(graph, missing, samples)
@@ -57,12 +61,13 @@ def add_references(
 
 
 def _measure(
-    graph: Graph, tensors: Sequence[str], samples: Sequence[NDArray[Any]]
+    graph: Graph, axes: Mapping[str, int], samples: Sequence[NDArray[Any]]
 ) -> dict[str, _Moments]:
-    extra = [name for name in tensors if name != graph.output]
+    tensors = list(axes)
+    extra = [name for name in tensors if name not in graph.outputs]
     runner = Runner(to_model(graph, extra))
     moments = {name: _Moments() for name in tensors}
     for values in batches(samples):
         for name, activation in zip(tensors, runner(values, tensors), strict=True):
-            moments[name].add(activation)
+            moments[name].add(activation, axes[name])
     return moments

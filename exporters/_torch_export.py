@@ -8,7 +8,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,14 @@ import onnx
 from numpy.typing import NDArray
 
 from ..runtime.errors import ExportError, MissingExtra
+from ._source import check_size
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_module", "evaluating", "example_tensor", "parameters_sha256", "torch_function"]
+    from ._verify import Check
+
+__all__ = ["check_module", "evaluating", "example_tensors", "parameters_sha256", "torch_function"]
 __all__ += ["to_onnx"]
 
 _LOGGERS = ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")
@@ -31,7 +34,7 @@ def check_module(module: Any) -> None:
     """Refuse what cannot be exported exactly.
 
     Raises:
-        ExportError: no module, or parameters that are not float32.
+        ExportError: no module, parameters that are not float32, or too many of them.
         MissingExtra: torch is not installed.
     """
     try:
@@ -43,6 +46,7 @@ def check_module(module: Any) -> None:
     if not isinstance(module, torch.nn.Module):
         raise ExportError(f"expected a torch.nn.Module, got {type(module).__name__}.")
     tensors = [*module.named_parameters(), *module.named_buffers()]
+    check_size(sum(tensor.numel() * tensor.element_size() for _, tensor in tensors))
     for name, tensor in tensors:
         if (tensor.is_floating_point() and tensor.dtype != torch.float32) or tensor.is_quantized:
             kind = str(tensor.dtype).removeprefix("torch.")
@@ -66,65 +70,71 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def example_tensor(example: Any) -> torch.Tensor:
-    """The one example input as a float32 tensor with a batch of two.
+def example_tensors(example: Any) -> tuple[torch.Tensor, ...]:
+    """The example inputs, floats as float32, each with a batch of two.
 
     A batch of one would be taken for a constant by torch.export.
 
     Raises:
-        ExportError: several inputs, or no floating-point array with a batch axis.
+        ExportError: no input, or no array with a batch axis.
     """
+    items = list(example) if isinstance(example, tuple | list) else [example]
+    if not items:
+        raise ExportError("there is no example input; give one with its batch axis.")
+    # The first input tells what the batch is; another may be one number a sample.
+    return tuple(_example_tensor(item, 1 if place else 2) for place, item in enumerate(items))
+
+
+def _example_tensor(item: Any, least_rank: int) -> torch.Tensor:
     import torch
 
-    items = list(example) if isinstance(example, tuple | list) else [example]
-    if len(items) != 1:
-        raise ExportError(f"{len(items)} example inputs; edgeprune exports networks with one.")
     try:
-        tensor = torch.as_tensor(
-            np.asarray(items[0]) if not torch.is_tensor(items[0]) else items[0]
-        )
+        tensor = torch.as_tensor(np.asarray(item) if not torch.is_tensor(item) else item)
     except (TypeError, ValueError) as error:
         raise ExportError(f"the example input is no array: {error}") from error
-    if tensor.ndim < 2 or not tensor.is_floating_point() or 0 in tensor.shape:
+    if tensor.ndim < least_rank or 0 in tensor.shape:
         raise ExportError(
             f"the example input has shape {tuple(tensor.shape)} and type {tensor.dtype}; expected "
-            "floating-point values with the batch first, such as (1, 3, 224, 224)."
+            "values with the batch first, such as (1, 3, 224, 224)."
         )
-    first = tensor[:1].detach().cpu().to(torch.float32)
+    first = tensor[:1].detach().cpu()
+    first = first.to(torch.float32) if first.is_floating_point() else first
     return torch.cat([first, first])
 
 
-def torch_function(module: torch.nn.Module) -> Any:
-    """The module as a function from a numpy batch to a numpy array, with clear errors."""
+def torch_function(module: torch.nn.Module) -> Check:
+    """The module as a function from arrays, in the order of its arguments, to all its outputs."""
 
-    def run(values: NDArray[Any]) -> NDArray[Any]:
+    def run(feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         import torch
 
+        values = [torch.from_numpy(np.ascontiguousarray(value)) for value in feeds.values()]
         with evaluating(module), torch.inference_mode():
             try:
-                output = module(torch.from_numpy(np.ascontiguousarray(values, np.float32)))
+                output = module(*values)
             except Exception as error:  # whatever the user's module raises
+                shapes = ", ".join(str(tuple(value.shape)) for value in values)
                 raise ExportError(
-                    f"the network does not accept an input of shape {values.shape}: "
+                    f"the network does not accept an input of shape {shapes}: "
                     f"{type(error).__name__}: {_first_line(error)}. Nothing was written."
                 ) from error
-        return _one_output(output)
+        return _arrays(output)
 
     return run
 
 
-def _one_output(output: Any) -> NDArray[Any]:
+def _arrays(output: Any) -> list[NDArray[Any]]:
     import torch
 
-    if isinstance(output, tuple | list) and len(output) == 1:
-        output = output[0]
-    if not torch.is_tensor(output):
-        count = f" of {len(output)}" if hasattr(output, "__len__") else ""
+    leaves = torch.utils._pytree.tree_leaves(output)
+    strange = [leaf for leaf in leaves if not torch.is_tensor(leaf)]
+    if strange or not leaves:
+        what = type(strange[0]).__name__ if strange else type(output).__name__
         raise ExportError(
-            f"the network returns a {type(output).__name__}{count}; edgeprune exports networks "
-            "that return one tensor. Wrap it in a module that does. Nothing was written."
+            f"the network returns a {what}; edgeprune exports networks that return tensors. "
+            "Wrap it in a module that does. Nothing was written."
         )
-    return np.asarray(output.numpy())
+    return [np.asarray(leaf.numpy()) for leaf in leaves]
 
 
 def parameters_sha256(module: torch.nn.Module) -> str:
@@ -137,7 +147,7 @@ def parameters_sha256(module: torch.nn.Module) -> str:
 
 
 def to_onnx(
-    module: torch.nn.Module, example: torch.Tensor, *, opset: int, dynamo: bool
+    module: torch.nn.Module, examples: tuple[torch.Tensor, ...], *, opset: int, dynamo: bool
 ) -> onnx.ModelProto:
     """Export in evaluation mode with a free batch size, BatchNorm not yet folded.
 
@@ -147,7 +157,7 @@ def to_onnx(
     run = _with_dynamo if dynamo else _with_torchscript
     with evaluating(module), _quiet():
         try:
-            return run(module, example, opset)
+            model = run(module, examples, opset)
         except ImportError as error:
             raise MissingExtra(
                 f"exporting needs {error.name}. Install it: pip install 'edgeprune[export]'"
@@ -159,17 +169,25 @@ def to_onnx(
                 f"batch size, without control flow on values? Otherwise try {other}. "
                 "Nothing was written."
             ) from error
+    if len(model.graph.input) != len(examples):
+        raise ExportError(
+            f"the network is given {len(examples)} inputs, of which {len(model.graph.input)} have "
+            "a say in its output. Leave out the others. Nothing was written."
+        )
+    return model
 
 
-def _with_dynamo(module: torch.nn.Module, example: torch.Tensor, opset: int) -> onnx.ModelProto:
+def _with_dynamo(
+    module: torch.nn.Module, examples: tuple[torch.Tensor, ...], opset: int
+) -> onnx.ModelProto:
     import torch
 
     program = torch.onnx.export(
         module,
-        (example,),
+        examples,
         dynamo=True,
         optimize=False,
-        dynamic_shapes=({0: "batch"},),
+        dynamic_shapes=tuple({0: "batch"} for _ in examples),
         opset_version=opset,
         verbose=False,
     )
@@ -179,20 +197,23 @@ def _with_dynamo(module: torch.nn.Module, example: torch.Tensor, opset: int) -> 
     return model
 
 
-def _with_torchscript(module: torch.nn.Module, example: torch.Tensor, opset: int) -> Any:
+def _with_torchscript(
+    module: torch.nn.Module, examples: tuple[torch.Tensor, ...], opset: int
+) -> Any:
     import torch
 
+    names = ["input", *(f"input{place}" for place in range(1, len(examples)))]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "source.onnx"
         torch.onnx.export(
             module,
-            (example,),
+            examples,
             str(path),
             dynamo=False,
             opset_version=opset,
-            input_names=["input"],
+            input_names=names,
             output_names=["output"],
-            dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}},
+            dynamic_axes={name: {0: "batch"} for name in (*names, "output")},
             # PRESERVE keeps BatchNorm, which EVAL would fold with the names of the weights lost;
             # the module itself is in evaluation mode.
             training=torch.onnx.TrainingMode.PRESERVE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from ..runtime.artifact import ModelInfo
 from ..runtime.errors import ExportError
-from ._graph import to_model
+from ..runtime.network._graph import to_model
 from ._masks import Masked
 
-__all__ = ["check_target", "write_artifact"]
+__all__ = ["check_apart", "check_target", "write_artifact"]
 
 _ALIGNMENT = 64
 _SUFFIXES = (".weights", ".masks", ".onnx")
@@ -37,6 +37,21 @@ def check_target(path: Path) -> None:
     if path.is_dir() or not path.parent.is_dir():
         problem = "is a folder" if path.is_dir() else f"cannot be written: no folder {path.parent}"
         raise ExportError(f"{path} {problem}. Nothing was written.")
+
+
+def check_apart(path: Path, sources: Iterable[Path]) -> None:
+    """Refuse to write over what is being exported.
+
+    Raises:
+        ExportError: one of the three files is one of the sources.
+    """
+    taken = {path.with_suffix(suffix).resolve() for suffix in _SUFFIXES}
+    for source in sources:
+        if source.resolve() in taken:
+            raise ExportError(
+                f"writing {path} would overwrite {source}, which is what is exported. Choose "
+                "another name. Nothing was written."
+            )
 
 
 def write_artifact(

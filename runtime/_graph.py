@@ -39,17 +39,22 @@ class Graph:
         self._position = {
             name: index for index, node in enumerate(self.nodes) for name in node.output
         }
+        self._named = {node.name: index for index, node in enumerate(self.nodes)}
         self._initializers = {tensor.name: tensor for tensor in graph.initializer}
+
+    @cached_property
+    def _values(self) -> dict[str, Any]:
+        graph = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
+        values = (*graph.input, *graph.value_info, *graph.output)
+        return {value.name: value.type.tensor_type for value in values}
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int | None, ...]]:
         """Shapes of the tensors on the data path, as far as they can be inferred."""
-        inferred = onnx.shape_inference.infer_shapes(self.model, data_prop=True)
-        graph = inferred.graph
         return {
-            value.name: tuple(dim.dim_value or None for dim in value.type.tensor_type.shape.dim)
-            for value in (*graph.input, *graph.value_info, *graph.output)
-            if value.type.tensor_type.HasField("shape")
+            name: tuple(dim.dim_value or None for dim in kind.shape.dim)
+            for name, kind in self._values.items()
+            if kind.HasField("shape")
         }
 
     def produced_at(self, tensor: str) -> int:
@@ -58,7 +63,7 @@ class Graph:
 
     def consumed_at(self, operator: Operator) -> int:
         """Position of the node of `operator`."""
-        return self._position[operator.output]
+        return self._named[operator.name]
 
     def live(self, position: int) -> tuple[str, ...]:
         """Tensors that the nodes from `position` on need and earlier ones have made."""
@@ -67,15 +72,28 @@ class Graph:
         known = [self.input, *(n for node in self.nodes[:position] for n in node.output)]
         return tuple(name for name in known if name in needed)
 
+    def largest_step_bytes(self) -> int:
+        """Bytes that one sample's largest node reads and writes, as far as shapes are known."""
+        sizes = {name: self._sample_bytes(name) or 0 for name in self.shapes}
+        return max(
+            sum(sizes.get(name, 0) for name in (*node.input, *node.output)) for node in self.nodes
+        )
+
+    def _sample_bytes(self, name: str) -> int | None:
+        shape = self.shapes.get(name)
+        sizes = [size for size in (shape or ())[1:] if size is not None]
+        if shape is None or len(sizes) < len(shape) - 1:
+            return None
+        return _FLOAT_BYTES * math.prod(sizes)
+
     def live_bytes(self, position: int) -> int | None:
         """Bytes of one sample's live tensors at `position`; None where a shape is unknown."""
         total = 0
         for name in self.live(position):
-            shape = self.shapes.get(name)
-            sizes = [size for size in (shape or ())[1:] if size is not None]
-            if shape is None or len(sizes) < len(shape) - 1:
+            size = self._sample_bytes(name)
+            if size is None:
                 return None
-            total += _FLOAT_BYTES * math.prod(sizes)
+            total += size
         return total
 
     def session(
@@ -154,5 +172,6 @@ class Graph:
 
     def _value(self, name: str) -> Any:
         shape = self.shapes.get(name)
-        dims = None if shape is None else ["batch", *shape[1:]]
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
+        kind = self._values[name].elem_type if name in self._values else TensorProto.FLOAT
+        dims = None if shape is None else list(shape)
+        return helper.make_tensor_value_info(name, kind or TensorProto.FLOAT, dims)

@@ -1,20 +1,18 @@
-"""Which groups are pruned, how far, and where their consumers read them."""
+"""Where the consumers of groups read them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._graph import Graph
-from .artifact import Artifact, ChannelGroup, Operator
+from .artifact import Operator
+from .scope import Scope, groups_in_scope, keep_counts
 
 __all__ = ["Scope", "Site", "find_sites", "groups_in_scope", "keep_counts", "read_at_one_site"]
-
-Scope = Literal["hidden", "all"]
 
 
 @dataclass(frozen=True)
@@ -44,11 +42,14 @@ def channel_axis(operator: Operator) -> int:
 
 
 def find_sites(graph: Graph) -> list[Site]:
-    """Every tensor that a masked operator reads, in the order in which it is first read."""
+    """Every tensor that a masked operator reads, in the order in which it is first read.
+
+    Recurrent operators are no sites: what their weights make of it cannot be seen.
+    """
     artifact = graph.artifact
     readers: dict[str, list[Operator]] = {}
     for operator in artifact.info.operators:
-        if operator.masked:
+        if operator.masked and not operator.recurrent:
             readers.setdefault(operator.input, []).append(operator)
     sites = [
         Site(
@@ -75,27 +76,3 @@ def read_at_one_site(sites: Sequence[Site]) -> Mapping[str, Site]:
         for name in site.groups:
             reads.setdefault(name, []).append(site)
     return {name: at[0] for name, at in reads.items() if len(at) == 1 and at[0].simple}
-
-
-def groups_in_scope(artifact: Artifact, scope: Scope) -> tuple[ChannelGroup, ...]:
-    """The groups that may be pruned.
-
-    ``hidden`` leaves the residual streams and the linear bottlenecks alone: what they carry is
-    read by many layers, and nothing in between can stand in for it.
-    """
-    return tuple(g for g in artifact.info.prunable if scope == "all" or g.kind == "hidden")
-
-
-def keep_counts(
-    groups: tuple[ChannelGroup, ...], sparsity: float, channel_multiple: int
-) -> Mapping[str, int]:
-    """How many units each group keeps: the same share everywhere, rounded for the board.
-
-    Groups that keep all of their units are left out.
-    """
-    counts: dict[str, int] = {}
-    for group in groups:
-        multiple = min(channel_multiple, group.units)
-        wanted = round(group.units * (1.0 - sparsity) / multiple) * multiple
-        counts[group.name] = int(np.clip(wanted, multiple, group.units))
-    return {group.name: counts[group.name] for group in groups if counts[group.name] < group.units}

@@ -67,13 +67,12 @@ def damage_curves(
     sites = [site for name, site in at_one.items() if name in groups]
     if not sites:
         return {}
-    moments = {site.tensor: CrossMoments(len(site.units), len(site.units)) for site in sites}
+    moments = {site.tensor: CrossMoments(len(site.units)) for site in sites}
     session = graph.session([graph.input], list(moments), teacher, threads)
     for batch in batches:
         values = run(session, list(moments), {graph.input: batch})
         for site, value in zip(sites, values, strict=True):
-            seen = rows(value, site.channel_axis, _ROWS_PER_SAMPLE)
-            moments[site.tensor].update(seen, seen)
+            moments[site.tensor].update(rows(value, site.channel_axis, _ROWS_PER_SAMPLE))
     return {s.groups[0]: _curve(s, moments.pop(s.tensor), teacher, ridge) for s in sites}
 
 

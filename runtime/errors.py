@@ -5,6 +5,7 @@
     EdgepruneError                 exit 1
     ├── ArtifactError              the model files are no artifact, damaged, or newer than this code
     ├── ExportError                the model could not be exported; nothing was written
+    ├── CompactError               the model could not be compacted; nothing was written
     ├── ProfileError               a profile is damaged
     │   ├── ProfileMismatch        it belongs to another model
     │   └── ProfileNotFound        there is none of that name or generation
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 __all__ = [
     "ArtifactError",
+    "CompactError",
     "EdgepruneError",
     "ExportError",
     "GuardRefused",
@@ -44,6 +46,10 @@ class ArtifactError(EdgepruneError):
 
 class ExportError(EdgepruneError):
     """The model could not be exported; nothing was written."""
+
+
+class CompactError(EdgepruneError):
+    """The model could not be compacted exactly; nothing was written."""
 
 
 class ProfileError(EdgepruneError):

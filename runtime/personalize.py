@@ -18,6 +18,7 @@ from ._stream import Batches, SampleSource
 from ._watch import Watched, watch
 from .allocation import allocate
 from .artifact import Artifact, Operator
+from .calibrate import usable_bias
 from .errors import GuardRefused, NotEnoughSamples
 from .guard import GuardReport, compare_outputs
 from .normalize import renormalize
@@ -32,20 +33,26 @@ __all__ = ["Outcome", "Report", "Settings", "personalize"]
 
 OnProgress = Callable[[str, float], None]
 
-_BATCH = 8
+_LARGEST_BATCH = 8
+_STEP_BYTES = 8_000_000  # of one node's tensors: larger batches gain nothing on a CPU
 _FEWEST = 10
 _ALLOCATION_SAMPLES = 64
 _ALIKE = 1e-4
 _PRIOR_FLOOR = 1e-2  # a class that the user has not met keeps a hundredth of a fair share
 _BALANCED = 0.3  # share of the classes that a user must meet before normalisation may be moved
 _MEETS_ALL = 0.8  # above this share the prior's deviations from uniform are estimation noise
+_BALANCE = 2.0  # for users who meet all classes; on skewed development streams it did no harm
 
 
 @dataclass(frozen=True)
 class _Classes:
-    """What was learnt about the user's classes: the prior, and an update of the teacher's head."""
+    """What was learnt about the user's classes: the prior, and an update of the teacher's head.
+
+    ``bias`` is what the stream adds to all logits alike: see `domain_bias`.
+    """
 
     prior: NDArray[np.float64]
+    bias: NDArray[np.float64]
     head: HeadUpdate | None
 
 
@@ -54,6 +61,7 @@ class _State:
     """What one personalisation carries from step to step."""
 
     artifact: Artifact
+    graph: Graph
     settings: Settings
     adapt: Batches
     held_out: Batches
@@ -63,7 +71,6 @@ class _State:
     normalized: dict[str, FloatArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.graph = Graph(self.artifact)
         self.threads = self.settings.threads or default_threads()
         self.budget_bytes = self.settings.memory_mb * 1_000_000
 
@@ -149,11 +156,14 @@ def _begin(
     held = chosen[every - 1 :: every]
     adapt = [index for place, index in enumerate(chosen) if place % every != every - 1]
     shape = artifact.info.input_shape
+    graph = Graph(artifact)
+    batch = int(np.clip(_STEP_BYTES // max(graph.largest_step_bytes(), 1), 1, _LARGEST_BATCH))
     return _State(
         artifact,
+        graph,
         settings,
-        Batches(source, adapt, _BATCH, shape),
-        Batches(source, held, _BATCH, shape),
+        Batches(source, adapt, batch, shape),
+        Batches(source, held, batch, shape),
         on_progress,
         dict(artifact.tensors) | dict(artifact.neutral_masks),
     )
@@ -263,20 +273,29 @@ def _learn_classes(state: _State, pruned: Pruned) -> _Classes | None:
     info, settings = state.artifact.info, state.settings
     if settings.prior == "off" or info.head is None or pruned.features is None:
         return None
-    logits = state.logits(pruned.outputs)
-    if settings.prior == "em":
-        return _Classes(_plausible(estimate_prior(logits)), None)
     features = pruned.features.reshape(len(pruned.features), -1)
+    logits = state.logits(pruned.outputs).astype(np.float64)
+    bias = np.zeros(logits.shape[1])
+    if settings.calibrate and not state.normalization:
+        bias = usable_bias(logits, features)  # moved normalisation has taken it off already
+    logits -= bias
+    if settings.prior == "em":
+        return _Classes(_plausible(estimate_prior(logits)), bias, None)
     labels = propagate(logits, features)
+    if _meets_all(labels.mean(0)):
+        labels = propagate(logits, features, balance=_BALANCE)
     taught = settings.strength == "deep" and info.operator_by_name[info.head].op == "Gemm"
-    return _Classes(_plausible(labels.mean(0)), fit_head(features, labels) if taught else None)
+    head = fit_head(features, labels) if taught else None
+    return _Classes(_plausible(labels.mean(0)), bias, head)
 
 
 def _plausible(prior: NDArray[np.float64]) -> NDArray[np.float64]:
     """A prior, or the uniform one where the user meets nearly all classes."""
-    if effective_classes(prior) < _MEETS_ALL * len(prior):
-        return prior
-    return np.full(len(prior), 1.0 / len(prior))
+    return np.full(len(prior), 1.0 / len(prior)) if _meets_all(prior) else prior
+
+
+def _meets_all(prior: NDArray[np.float64]) -> bool:
+    return effective_classes(prior) >= _MEETS_ALL * len(prior)
 
 
 def _profile(
@@ -289,7 +308,7 @@ def _profile(
     weights = dict(pruned.weights)
     if classes is not None and info.head is not None:
         head = info.operator_by_name[info.head]
-        shift = prior_shift(classes.prior, _PRIOR_FLOOR).astype(np.float64)
+        shift = prior_shift(classes.prior, _PRIOR_FLOOR).astype(np.float64) - classes.bias
         if head.name in shifts:
             shift += shifts[head.name]
         if classes.head is not None:

@@ -28,7 +28,15 @@ from ._profile_format import (
 from .artifact import ONES, Artifact, ModelInfo, Operator
 from .errors import ProfileError, ProfileMismatch, ProfileNotFound
 
-__all__ = ["Profile", "Sparsity", "kept_inputs", "kept_weight", "neutral", "sparsity"]
+__all__ = [
+    "Profile",
+    "Sparsity",
+    "kept_inputs",
+    "kept_outputs",
+    "kept_weight",
+    "neutral",
+    "sparsity",
+]
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
@@ -217,6 +225,14 @@ def kept_inputs(
     return np.concatenate(parts)[artifact.mask_index(operator)]
 
 
+def kept_outputs(info: ModelInfo, operator: Operator, masks: Mapping[str, BoolArray]) -> BoolArray:
+    """Which output channels of an operator are kept, bool ``(out_channels,)``."""
+    if not operator.writes:
+        return np.ones(operator.out_channels, np.bool_)
+    kept = np.concatenate([_read_mask(info, name, masks) for name in operator.writes])
+    return kept if operator.write_index is None else kept[list(operator.write_index)]
+
+
 def kept_weight(
     artifact: Artifact,
     operator: Operator,
@@ -278,16 +294,30 @@ def _removed(
 ) -> tuple[int, int]:
     """Parameters and multiply-adds that one operator loses: both are multiples of its pairs."""
     channels = operator.out_channels
-    kept = channels
-    if operator.writes is not None:
-        kept = int(np.count_nonzero(_read_mask(artifact.info, operator.writes, masks)))
-    pairs, pairs_kept = channels, kept
+    kept = int(np.count_nonzero(kept_outputs(artifact.info, operator, masks)))
+    columns = columns_kept = 1
     if not operator.depthwise:
-        pairs *= operator.in_channels
-        pairs_kept *= int(np.count_nonzero(kept_inputs(artifact, operator, masks)))
-    weights = operator.parameters - channels  # every operator has a bias
-    weights_removed = weights - weights * pairs_kept // pairs + channels - kept
+        columns = operator.in_channels
+        columns_kept = int(np.count_nonzero(kept_inputs(artifact, operator, masks)))
+    if operator.recurrent:
+        hidden, hidden_kept = _hidden(artifact, operator), _hidden_kept(artifact, operator, masks)
+        columns, columns_kept = columns + hidden, columns_kept + hidden_kept
+    pairs, pairs_kept = channels * columns, kept * columns_kept
+    biases = channels * (2 if operator.recurrent else 1)
+    weights = operator.parameters - biases
+    weights_removed = weights - weights * pairs_kept // pairs
+    weights_removed += biases - biases * kept // channels
     return weights_removed, operator.macs - operator.macs * pairs_kept // pairs
+
+
+def _hidden(artifact: Artifact, operator: Operator) -> int:
+    return int(artifact.tensors[operator.recurrence].shape[-1])
+
+
+def _hidden_kept(artifact: Artifact, operator: Operator, masks: Mapping[str, BoolArray]) -> int:
+    """Kept hidden units: every gate of every direction has as many rows as there are units."""
+    kept, hidden = kept_outputs(artifact.info, operator, masks), _hidden(artifact, operator)
+    return int(np.count_nonzero(kept)) * hidden // operator.out_channels
 
 
 def _share(part: int, whole: int) -> float:

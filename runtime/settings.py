@@ -22,6 +22,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "ridge": (int, float),
     "holdout": (int, float),
     "min_agreement": (int, float),
+    "calibrate": (bool,),
     "repair": (bool,),
     "channel_multiple": (int,),
     "max_samples": (int,),
@@ -50,6 +51,8 @@ class Settings:
         prior: learn which classes the user meets by spreading soft labels over the user's stream
             (``graph``; with strength ``deep`` the head is re-fitted to them as well), by
             expectation maximisation (``em``), or not at all.
+        calibrate: take off the logits what the stream puts on all of them, where normalisation was
+            not moved and neighbours still agree after it: see `edgeprune.runtime.calibrate`.
         repair: False masks units and repairs nothing: a control for comparisons.
         channel_multiple: the number of kept units is rounded to a multiple of this.
         ridge: pull of the repair towards no change, relative to the mean variance.
@@ -71,6 +74,7 @@ class Settings:
     allocation: Literal["damage", "uniform"] = "damage"
     normalization: Literal["auto", "on", "off"] = "auto"
     prior: Literal["graph", "em", "off"] = "graph"
+    calibrate: bool = True
     repair: bool = True
     channel_multiple: int = 8
     ridge: float = 0.1

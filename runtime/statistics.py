@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 __all__ = ["CrossMoments", "Moments", "rows"]
 
 Float64 = NDArray[np.float64]
+_ROWS_AT_ONCE = 1024
 
 
 def rows(values: NDArray[Any], channel_axis: int, limit: int | None = None) -> NDArray[np.float32]:
@@ -72,41 +73,80 @@ class CrossMoments:
     """Joint second moments of a target stream and an input stream that are seen side by side.
 
     After the updates `xx` is the covariance of the input and `yx` the covariance of target and
-    input; everything that a linear least-squares fit of the target on the input needs.
+    input; everything that a linear least-squares fit of the target on the input needs. Rows are
+    gathered until they are worth a matrix product: each merge touches whole matrices.
+
+    Args:
+        inputs: channels of the input.
+        targets: channels of the target; None where the target is the input itself, so that `yx` is
+            `xx` and takes no memory of its own.
     """
 
-    def __init__(self, inputs: int, targets: int) -> None:
-        self.count = 0
-        self.mean_x: Float64 = np.zeros(inputs)
-        self.mean_y: Float64 = np.zeros(targets)
+    def __init__(self, inputs: int, targets: int | None = None) -> None:
+        self._count = 0
+        self._same = same = targets is None
+        self._mean_x: Float64 = np.zeros(inputs)
+        self._mean_y: Float64 = self._mean_x if same else np.zeros(targets or 0)
         self._xx: Float64 = np.zeros((inputs, inputs))
-        self._yx: Float64 = np.zeros((targets, inputs))
+        self._yx: Float64 = self._xx if same else np.zeros((targets or 0, inputs))
+        self._waiting: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+        self._rows_waiting = 0
 
-    def update(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
-        """Merge rows ``x`` of shape ``(n, inputs)`` and ``y`` of shape ``(n, targets)``."""
-        n = len(x)
-        if n == 0:
+    def update(self, x: NDArray[np.float32], y: NDArray[np.float32] | None = None) -> None:
+        """Take in rows ``x``, ``(n, inputs)``, and their targets ``y``, ``(n, targets)``."""
+        if not len(x):
             return
-        mean_x, mean_y = x.mean(0, dtype=np.float64), y.mean(0, dtype=np.float64)
-        total = self.count + n
+        self._waiting.append((x, x if y is None or self._same else y))
+        self._rows_waiting += len(x)
+        if self._rows_waiting >= _ROWS_AT_ONCE:
+            self._merge()
+
+    def _merge(self) -> None:
+        if not self._waiting:
+            return
+        x = np.concatenate([pair[0] for pair in self._waiting])
+        y = x if self._same else np.concatenate([pair[1] for pair in self._waiting])
+        self._waiting, self._rows_waiting = [], 0
+        n, total = len(x), self._count + len(x)
+        mean_x = x.mean(0, dtype=np.float64)
+        mean_y = mean_x if self._same else y.mean(0, dtype=np.float64)
+        # The step between the means is one more row: its square is what Chan's merge adds.
+        root = np.sqrt(self._count * n / total)
+        wide_x = np.vstack([x - mean_x, root * (mean_x - self._mean_x)]).astype(np.float32)
         # Products of one centred batch fit float32; their sum over the stream would not.
-        centred = x - mean_x.astype(np.float32)
-        weight = self.count * n / total
-        delta_x, delta_y = mean_x - self.mean_x, mean_y - self.mean_y
-        self._xx += centred.T @ centred
-        self._xx += np.outer(delta_x * weight, delta_x)
-        self._yx += (y - mean_y.astype(np.float32)).T @ centred
-        self._yx += np.outer(delta_y * weight, delta_x)
-        self.mean_x += delta_x * (n / total)
-        self.mean_y += delta_y * (n / total)
-        self.count = total
+        self._xx += wide_x.T @ wide_x
+        if not self._same:
+            wide_y = np.vstack([y - mean_y, root * (mean_y - self._mean_y)]).astype(np.float32)
+            self._yx += wide_y.T @ wide_x
+            self._mean_y += (mean_y - self._mean_y) * (n / total)
+        self._mean_x += (mean_x - self._mean_x) * (n / total)
+        self._count = total
+
+    @property
+    def count(self) -> int:
+        """Rows seen."""
+        return self._count + self._rows_waiting
+
+    @property
+    def mean_x(self) -> Float64:
+        """Mean of the input, shape ``(inputs,)``."""
+        self._merge()
+        return self._mean_x
+
+    @property
+    def mean_y(self) -> Float64:
+        """Mean of the target, shape ``(targets,)``."""
+        self._merge()
+        return self._mean_y
 
     @property
     def xx(self) -> Float64:
         """Covariance of the input, shape ``(inputs, inputs)``."""
-        return self._xx / max(self.count, 1)
+        self._merge()
+        return self._xx / max(self._count, 1)
 
     @property
     def yx(self) -> Float64:
         """Covariance of target and input, shape ``(targets, inputs)``."""
-        return self._yx / max(self.count, 1)
+        self._merge()
+        return self.xx if self._same else self._yx / max(self._count, 1)

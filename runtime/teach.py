@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from .prior import log_softmax
 
-__all__ = ["HeadUpdate", "fit_head", "propagate"]
+__all__ = ["HeadUpdate", "fit_head", "neighbours", "propagate"]
 
 Float64 = NDArray[np.float64]
 _ROUNDS = 30
+_BALANCE_ROUNDS = 10
+_LEAST_SHARE = 1e-6
 _MOST_NEIGHBOURS = 10
 _SAMPLES_PER_NEIGHBOUR = 20  # a short stream holds few samples of a class: fewer neighbours
 
@@ -31,7 +33,7 @@ class HeadUpdate:
     bias: Float64
 
 
-def _neighbours(features: NDArray[np.floating]) -> NDArray[np.float64]:
+def neighbours(features: NDArray[np.floating]) -> NDArray[np.float64]:
     """Symmetric affinity of the nearest neighbours by cosine, ``(samples, samples)``."""
     wide = features.astype(np.float64)
     unit = wide / (np.linalg.norm(wide, axis=1, keepdims=True) + 1e-12)
@@ -45,22 +47,32 @@ def _neighbours(features: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray((affinity + affinity.T) / 2)
 
 
-def propagate(logits: NDArray[np.floating], features: NDArray[np.floating]) -> Float64:
+def propagate(
+    logits: NDArray[np.floating], features: NDArray[np.floating], *, balance: float = 0.0
+) -> Float64:
     """Spread a network's soft labels over the user's own stream.
 
     Args:
         logits: the teacher's outputs, ``(samples, classes)``.
         features: what its head reads, ``(samples, features)``.
+        balance: how strongly classes are held to equal shares: each class is handicapped by the
+            logarithm of its share times this. Infinity would be the equal partition of
+            self-labelling (Asano et al. 2020); a user's classes are never quite that equal.
 
     Returns:
         Soft labels, float64 ``(samples, classes)``, rows sum to 1. Their mean is an estimate of the
         class prior.
     """
     unary = log_softmax(logits)
-    affinity = _neighbours(features)
-    labels = np.exp(unary)
+    affinity = neighbours(features)
+    labels, handicap = np.exp(unary), np.zeros(unary.shape[1])
     for _ in range(_ROUNDS):
-        labels = np.exp(log_softmax(unary + affinity @ labels))
+        scores = unary + affinity @ labels
+        for _ in range(_BALANCE_ROUNDS if balance else 0):
+            shares = np.exp(log_softmax(scores - handicap)).mean(0)
+            wanted = balance * np.log(shares * unary.shape[1] + _LEAST_SHARE)
+            handicap = (handicap + wanted) / 2
+        labels = np.exp(log_softmax(scores - handicap))
     return labels
 
 

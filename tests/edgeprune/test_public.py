@@ -14,6 +14,10 @@ PUBLIC = [
     "Accuracy",
     "ArtifactError",
     "BadSample",
+    "CompactError",
+    "CompactModel",
+    "CompactionReport",
+    "Comparison",
     "DeviceError",
     "DeviceUnavailable",
     "EdgepruneError",
@@ -35,10 +39,14 @@ PUBLIC = [
     "Report",
     "Settings",
     "SourceError",
+    "VerifyReport",
     "__version__",
     "export",
+    "export_onnx",
     "load",
+    "load_compact",
     "personalize",
+    "verify",
 ]
 
 

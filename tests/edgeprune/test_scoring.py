@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgeprune import InputError, SourceError
 from edgeprune._cli_format import size, table
-from edgeprune._evaluate import _Scores, difference_interval, wilson
+from edgeprune._evaluate import Scores, difference_interval, wilson
 from edgeprune._labels import Classes, class_name, read_label_map
 from edgeprune._presets import PRESETS
 from edgeprune.devices import preprocess_from_dict
@@ -84,7 +84,7 @@ def test_the_interval_holds_the_difference_and_mirrors(gained, lost, rest):
 
 
 def test_scores():
-    scores = _Scores()
+    scores = Scores()
     scores.add(np.eye(12, dtype=np.float32)[[3, 4]], [3, 0])
     accuracy = scores.accuracy(12)
     assert accuracy.top1 == 0.5

@@ -178,7 +178,7 @@ class Shuffle(nn.Module):
 
 
 class Awkward(nn.Module):
-    """What must freeze: shared weights, GroupNorm, a grouped convolution, spatial attention."""
+    """A layer used twice, GroupNorm, a grouped convolution, spatial attention of one channel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,11 +189,19 @@ class Awkward(nn.Module):
         self.before, self.grouped = ConvBN(8, 8, bn=False), nn.Conv2d(8, 8, 3, groups=4)
         self.free, self.attention = ConvBN(8, 10, bn=False), ConvBN(10, 1, 1, bn=False)
         self.fc = nn.Linear(10, 4)
+        self.keep: dict[str, torch.Tensor] = {}
+
+    def cut(self, x: torch.Tensor, name: str, channels_per_unit: int = 1) -> torch.Tensor:
+        if not self.keep:
+            return x
+        return x * self.keep[name].repeat_interleave(channels_per_unit)[:, None, None]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.shared(self.shared(self.stem(x).relu()).relu())
-        x = self.grouped(self.before(self.norm(self.after(x)).relu()).relu())
-        x = self.free(x.relu()).relu()
+        x = self.cut(self.shared(self.cut(self.stem(x).relu(), "stem.conv")).relu(), "shared")
+        x = self.after(self.cut(self.shared(x), "shared_2"))
+        x = self.before(self.cut(self.norm(x).relu(), "after.conv", 4)).relu()
+        x = self.cut(self.grouped(x).relu(), "before.conv", 2)
+        x = self.cut(self.free(x).relu(), "free.conv")
         return self.fc((x * self.attention(x).sigmoid()).mean((2, 3)))
 
 
@@ -276,7 +284,12 @@ ZOO = {
     "m5": Animal(M5, (1, 400), frozenset({"c1", "c2"}), _mask_attribute),
     "densenet": Animal(DenseNet, (3, 8, 8), _convs("stem a b"), _mask_densenet),
     "shuffle": Animal(Shuffle, (3, 8, 8), _convs("stem p1 p2 last"), where={"dw": "p1"}),
-    "awkward": Animal(Awkward, (3, 10, 10), _convs("free")),
+    "awkward": Animal(
+        Awkward,
+        (3, 10, 10),
+        _convs("stem after before free") | {"shared", "shared_2"},
+        _mask_attribute,
+    ),
     "mlp": Animal(MLP, (9,), frozenset({"a", "b"}), _mask_attribute),
 }
 

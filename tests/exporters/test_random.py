@@ -17,6 +17,8 @@ from edgeprune.exporters import export
 from edgeprune.runtime._ort import make_session
 from edgeprune.runtime.artifact import Artifact
 
+from .rows import pruned_rows_replaced, rows_written
+
 # All of them keep zero, so that masking what a unit writes is pruning it.
 ACTIVATIONS: dict[str, Any] = {
     "relu": F.relu,
@@ -106,8 +108,9 @@ def keep_where_written(net: RandomNet, info: Any, masks: dict[str, Any]) -> None
     """Let every convolution write zeros where a mask of its own group says so."""
     for operator in info.operators:
         name = operator.name.split(".")[1] if operator.name.startswith("layers.") else None
-        if name is not None and operator.writes is not None:
-            net.layers[name].keep = torch.from_numpy(masks[operator.writes])
+        if name is not None:
+            keep = rows_written(info, operator, masks).astype(np.float32)
+            net.layers[name].keep = torch.from_numpy(keep)
 
 
 def randomized(net: nn.Module) -> nn.Module:
@@ -141,16 +144,3 @@ def test_masked_equals_pruned(blocks: list[Any], flatten: bool, hidden: int, see
         expected = net(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(got, expected, atol=1e-4, rtol=1e-4)
     assert "layers.hidden.conv" in masks
-
-
-def pruned_rows_replaced(artifact: Artifact, masks: dict[str, Any], rng: Any) -> dict[str, Any]:
-    """Parameters in which the rows of pruned units are noise."""
-    changed = {}
-    for operator in artifact.info.operators:
-        if operator.writes is not None:
-            weight = np.array(artifact.tensors[operator.weight])
-            rows = np.moveaxis(weight, operator.out_axis, 0)
-            gone = masks[operator.writes] == 0
-            rows[gone] = 9 * rng.standard_normal(rows[gone].shape)
-            changed[operator.weight] = weight
-    return changed

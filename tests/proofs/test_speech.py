@@ -12,6 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeprune.devices import open_folder, preprocess_from_dict
+from edgeprune.runtime._graph import Graph
+from edgeprune.runtime._ort import run
+from edgeprune.runtime._stream import Batches
+from edgeprune.runtime.artifact import Artifact
+from edgeprune.runtime.normalize import renormalize
+from edgeprune.runtime.teach import fit_head
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 FSDD = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
@@ -44,11 +52,38 @@ def _personalized(cli: Any, model: Path, adapt: Path, test: Path, *options: str)
     return [scored["dense"]["top1"], scored["personalized"]["top1"]]
 
 
+def _ceiling_with_labels(model: Path, adapt: Path, test: Path) -> float:
+    """Top-1 of a head fitted to the adaptation takes' true labels, all units kept.
+
+    The same normalisation and the same ridge regression as `personalize`, which has no labels.
+    """
+    artifact = Artifact.open(model)
+    graph, head = Graph(artifact), artifact.info.operator_by_name[artifact.info.head or ""]
+    preprocess = preprocess_from_dict(dict(artifact.info.preprocess or {}))
+    sounds, labels = _loaded(open_folder(adapt, preprocess))
+    scored, truth = _loaded(open_folder(test, preprocess))
+    tensors = dict(artifact.tensors) | dict(artifact.neutral_masks)
+    batches = Batches(sounds, range(len(sounds)), 16, artifact.info.input_shape)
+    moved, _ = renormalize(graph, batches, tensors, blend=1.0, budget_bytes=10**8, threads=1)
+    session = graph.session([graph.input], [graph.output, head.input], tensors | moved, 1)
+    features = run(session, [head.input], {graph.input: np.stack(sounds)})[0]
+    update = fit_head(features, np.eye(10)[labels])
+    logits, features = run(session, [graph.output, head.input], {graph.input: np.stack(scored)})
+    answers = (logits + features @ update.weight.T + update.bias).argmax(1)
+    return float((answers == np.array(truth)).mean())
+
+
+def _loaded(folder: Any) -> tuple[list[np.ndarray[Any, Any]], list[int]]:
+    """Samples and the digits that their file names begin with."""
+    samples = [folder[place] for place in range(len(folder))]
+    return [s.array for s in samples], [int(s.path.name.split("_")[0]) for s in samples]
+
+
 @pytest.mark.parametrize("recipe", ["plain", "shifted"])
 def test_fsdd_leave_one_speaker_out(
     cli: Any, data: Path, gather: Callable[..., Path], tmp_path: Path, recipe: str
 ) -> None:
-    rows = []
+    rows, ceilings = [], []
     for speaker in FSDD:
         folder = tmp_path / speaker
         folder.mkdir()
@@ -58,13 +93,16 @@ def test_fsdd_leave_one_speaker_out(
         takes = sorted((data / "fsdd").glob(f"*_{speaker}_*.wav"))
         even = [(f, None) for f in takes if int(f.stem.split("_")[2]) % 2 == 0]
         odd = [(f, f.stem.split("_")[0]) for f in takes if int(f.stem.split("_")[2]) % 2]
-        rows.append(_personalized(cli, model, gather(even), gather(odd), "--sparsity", "0.5"))
+        adapt, test = gather(even), gather(odd)
+        rows.append(_personalized(cli, model, adapt, test, "--sparsity", "0.5"))
+        ceilings.append(_ceiling_with_labels(model, adapt, test))
     dense, personalized = np.array(rows).T
     print(f"\nFSDD, {recipe}: dense {dense.mean():.3f} {dense}")
     print(f"half the units gone: {personalized.mean():.3f} {personalized}")
     print(f"gain {(personalized - dense).mean():+.3f} (target +0.15)")
-    # The target is missed with these recipes: see docs/method.md. This holds what was reached.
-    assert (personalized - dense).mean() >= 0.08
+    print(f"head fitted to the true labels, all units: {np.mean(ceilings) - dense.mean():+.3f}")
+    # What is within reach depends on the weights: see docs/method.md. This holds what was reached.
+    assert (personalized - dense).mean() >= 0.1
     assert (personalized >= dense - 0.02).all()
 
 

@@ -61,7 +61,8 @@ class Writer:
         return name
 
     def node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        name = f"edgeprune/{output}" if attributes.pop("effective", False) else output
+        name = attributes.pop("name", output)
+        name = f"edgeprune/{output}" if attributes.pop("effective", False) else name
         self.nodes.append(helper.make_node(op, inputs, [output], name=name, **attributes))
         return output
 
@@ -87,7 +88,8 @@ class Writer:
             scaled = self.node("Mul", [scaled, column], f"{name}.gwm", effective=True)
         shifted = self.node("Mul", [operator.bias, operator.gain], f"{name}.gb", effective=True)
         shifted = self.node("Add", [shifted, operator.shift], f"{name}.gbs", effective=True)
-        self.node(operator.op, [operator.input, scaled, shifted], operator.output, **attributes)
+        inputs = [operator.input, scaled, shifted]
+        self.node(operator.op, inputs, operator.output, name=name, **attributes)
 
     def input_mask(self, operator: Operator, index: Any) -> str:
         parts = [r if r == "edgeprune.ones" else f"{r}.mask" for r in operator.reads]
@@ -103,14 +105,14 @@ class Writer:
 # conv1 3->9, depthwise over conv1's units, conv2 9->10, and a head that reads conv2 flattened (4
 # positions a unit) beside the pooled input, which cannot be pruned.
 OPERATORS = (
-    Operator("conv1", "Conv", False, "x", "conv1.out", 3, 9, 1, 0, (), False, "conv1", 252, 3888),
-    Operator("dw", "Conv", True, "relu1", "dw.out", 9, 9, None, 0, (), False, "conv1", 90, 1296),
+    Operator("conv1", "Conv", False, "x", "conv1.out", 3, 9, 1, 0, (), False, ("conv1",), 252, 3888),
+    Operator("dw", "Conv", True, "relu1", "dw.out", 9, 9, None, 0, (), False, ("conv1",), 90, 1296),
     Operator(
-        "conv2", "Conv", False, "relu2", "conv2.out", 9, 10, 1, 0, ("conv1",), True, "conv2",
+        "conv2", "Conv", False, "relu2", "conv2.out", 9, 10, 1, 0, ("conv1",), True, ("conv2",),
         100, 360,
     ),
     Operator(
-        "head", "Gemm", False, "joined", "y", 43, 5, 1, 0, ("conv2", "edgeprune.ones"), True, None,
+        "head", "Gemm", False, "joined", "y", 43, 5, 1, 0, ("conv2", "edgeprune.ones"), True, (),
         220, 215,
     ),
 )  # fmt: skip

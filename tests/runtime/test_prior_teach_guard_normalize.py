@@ -73,6 +73,16 @@ def test_em_finds_a_skewed_prior(seed):
     assert estimate[5:].max() < 0.03
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_balance_holds_classes_to_equal_shares_without_forcing_them(seed):
+    labels, logits, features = calibrated(np.full(8, 1 / 8), 400, seed, spread=0.7)
+    biased = logits + np.array([3, 0, 0, 0, 0, 0, 0, -3], np.float32)
+    plain, held = (propagate(biased, features, balance=strength) for strength in (0.0, 2.0))
+    assert np.abs(held.mean(0) - 1 / 8).sum() < 0.7 * np.abs(plain.mean(0) - 1 / 8).sum()
+    assert (held.argmax(1) == labels).mean() > (plain.argmax(1) == labels).mean()
+    np.testing.assert_allclose(held.sum(1), 1)
+
+
 def test_em_leaves_balanced_classes_balanced():
     _, logits, _ = calibrated(np.full(8, 1 / 8), 4000, 0)
     assert np.abs(estimate_prior(logits) - 1 / 8).max() < 0.03

@@ -45,7 +45,7 @@ def operator(op: str, outputs: int, inputs: int, in_axis: int | None, out_axis: 
     names: dict[str, Any] = {"name": "layer", "op": op, "depthwise": in_axis is None}
     return Operator(
         **names, input="x", output="y", in_channels=inputs, out_channels=outputs,
-        in_axis=in_axis, out_axis=out_axis, reads=("group",), masked=True, writes=None,
+        in_axis=in_axis, out_axis=out_axis, reads=("group",), masked=True, writes=(),
         parameters=0, macs=0,
     )  # fmt: skip
 

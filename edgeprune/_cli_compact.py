@@ -1,0 +1,161 @@
+"""``edgeprune compact``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ._cli_common import (
+    Output,
+    command_line,
+    model_argument,
+    open_model,
+    output_options,
+    profile_options,
+    store_option,
+    threads_option,
+)
+from ._cli_format import count, pairs, percent, size
+from ._compaction import CompactionReport
+from .runtime.compact import CompactReport, Rounding
+
+__all__ = ["compact"]
+
+
+@click.command()
+@model_argument
+@profile_options
+@click.option(
+    "-o", "--output", "target", required=True, type=click.Path(path_type=Path), metavar="NAME.onnx"
+)
+@click.option(
+    "--channel-multiple",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Round kept units to multiples of this: other counts may be several times slower.",
+)
+@click.option(
+    "--round",
+    "rounding",
+    type=click.Choice(["up", "down"]),
+    default="up",
+    show_default=True,
+    help="up: masked units fill the multiples, same outputs; down: more units go.",
+)
+@click.option(
+    "--update-profile",
+    is_flag=True,
+    help="After rounding down, save the masks in force as a new generation of the profile.",
+)
+@click.option(
+    "--samples",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Real input to compare the masked and the compacted network on.",
+)
+@click.option("--no-timing", is_flag=True, help="Do not measure whether it is faster.")
+@store_option
+@threads_option
+@output_options
+def compact(
+    *,
+    model: Path,
+    profile: str | None,
+    dense: bool,
+    target: Path,
+    channel_multiple: int,
+    rounding: Rounding,
+    update_profile: bool,
+    samples: Path | None,
+    no_timing: bool,
+    store: Path | None,
+    threads: int | None,
+    output: Output,
+) -> None:
+    """Write the personalised network as one plain ONNX file, without the units that it masks.
+
+    It computes what MODEL computes with the profile (the active one, or --profile), which is
+    checked before anything is written. Then both are timed in turns, and a speed-up is claimed
+    only beyond the noise: where there is none, keep MODEL, whose masks cost nothing and can be
+    undone. --dense writes the network as trained.
+    """
+    if update_profile and rounding != "down":
+        raise click.UsageError("--update-profile belongs to --round down; else nothing changes.")
+    opened = open_model(model, store, threads, profile=profile, dense=dense)
+    if opened.profile is None and not dense:
+        raise click.UsageError(
+            "No profile is active: name one with --profile, make one with `edgeprune personalize`, "
+            "or write the network as trained with --dense."
+        )
+    rejected: list[tuple[Path, str]] = []
+    with output.progress() as on_progress:
+        report = opened.compact(
+            target,
+            channel_multiple=channel_multiple,
+            rounding=rounding,
+            samples=samples,
+            timing=not no_timing,
+            update_profile=update_profile,
+            on_progress=on_progress,
+            on_unusable=lambda path, reason: rejected.append((path, reason)),
+        )
+    output.unusable(rejected)
+    output.result(report.to_dict(), pairs(_rows(report)))
+    if report.advice is not None:
+        output.note(f"\n{report.advice}")
+    output.note("\nNext: " + command_line("evaluate", target, "FOLDER", "--against", model))
+
+
+def _rows(report: CompactionReport) -> list[tuple[str, str]]:
+    made = report.compact
+    before = sum(group.units for group in made.groups)
+    kept, left = sum(g.kept for g in made.groups), sum(g.left for g in made.groups)
+    padded = f", {count(made.padded_units)} of them to fill multiples" if made.padded_units else ""
+    rows = [
+        (
+            "written",
+            f"{made.path} ({size(made.bytes_after)}; the model: {size(made.bytes_before)})",
+        ),
+        ("profile", _profile(report)),
+        ("units", f"{count(kept)} of {count(before)} kept, {count(left)} are there{padded}"),
+        *(
+            ("  vanished", f"{name}: the output does not depend on it")
+            for name in made.vanished_groups
+        ),
+        ("parameters", _gone(made.parameters_before, made.parameters_after)),
+        ("multiply-adds", _gone(made.macs_before, made.macs_after)),
+        ("worst error", _errors(made)),
+    ]
+    if report.timing is not None and report.speed is not None:
+        sentence = report.timing["compacted"].ratio.sentence(report.speed)
+        rows.append(("latency", f"{sentence}, {report.threads} threads, one sample"))
+        rows += [("  remark", remark) for remark in report.timing.remarks]
+    return rows
+
+
+def _profile(report: CompactionReport) -> str:
+    if report.profile is None:
+        return "none: the network as trained"
+    told = f"{report.profile}, generation {report.generation}"
+    if report.updated_generation is not None:
+        return f"{told}; what is written computes generation {report.updated_generation}, saved now"
+    if report.changed_units:
+        return (
+            f"{told}, and {count(report.changed_units)} units fewer, which no profile says "
+            "(--update-profile saves it)"
+        )
+    return told
+
+
+def _gone(before: int, after: int) -> str:
+    share = percent(1 - after / before if before else 0.0)
+    return f"{share} gone: {count(before)} before, {count(after)} after"
+
+
+def _errors(made: CompactReport) -> str:
+    told = f"{made.worst_error_random:.1e} against the masked network on random input"
+    if made.worst_error_samples is not None:
+        told += f", {made.worst_error_samples:.1e} on {made.samples_checked} real samples"
+    return told

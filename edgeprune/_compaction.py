@@ -1,0 +1,152 @@
+"""Compacting the network that is in use, and finding out whether that pays on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._network import OnProgress, silent
+from ._probe import random_feeds, some_samples
+from ._sources import OnUnusable
+from ._timing import Limits, Timing, Verdict, measure
+from .runtime._ort import make_session, run
+from .runtime.artifact import Artifact
+from .runtime.compact import CompactReport, Rounding, compact, rounded_profile
+from .runtime.profile import Profile
+from .runtime.session import default_threads
+
+__all__ = ["CompactionReport", "Job", "compact_model"]
+
+_MOST_SAMPLES = 32
+_LIMITS = Limits(budget_s=10.0)
+
+
+@dataclass(frozen=True)
+class CompactionReport:
+    """A compacted network: what was written, and whether it is faster here.
+
+    Attributes:
+        compact: what the runtime reports: units, costs before and after, errors.
+        timing: the compacted network against the masked one; None if it was not measured.
+        threads: of the timing.
+        profile, generation: what was compacted; None for the network as trained.
+        updated_generation: the generation that holds the masks after rounding down, if saved.
+        changed_units: units that rounding down removed beyond the profile's masks.
+    """
+
+    compact: CompactReport
+    timing: Timing | None = None
+    threads: int = 1
+    profile: str | None = None
+    generation: int | None = None
+    updated_generation: int | None = None
+    changed_units: int = 0
+
+    @property
+    def speed(self) -> Verdict | None:
+        """Whether it may be called faster than the masked network; None if not measured."""
+        return None if self.timing is None else self.timing["compacted"].verdict
+
+    @property
+    def advice(self) -> str | None:
+        """What to do about it, None where there is nothing to say."""
+        if self.speed is None or self.speed == "faster":
+            return None
+        found = "slower" if self.speed == "slower" else "not measurably faster"
+        return (
+            f"Compaction does not pay on this machine: the network is {found}. Keep the model "
+            "with its profile, which runs as the dense network and can be undone; or try another "
+            "--channel-multiple or more sparsity."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            **self.compact.to_dict(),
+            "profile": self.profile,
+            "generation": self.generation,
+            "updated_generation": self.updated_generation,
+            "changed_units": self.changed_units,
+            "threads": self.threads,
+            "timing": None if self.timing is None else asdict(self.timing),
+            "speed": self.speed,
+            "advice": self.advice,
+        }
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to compact, and how; the parts are those of `Model.compact`."""
+
+    artifact: Artifact
+    profile: Profile | None
+    path: Path
+    channel_multiple: int = 16
+    rounding: Rounding = "up"
+    samples: str | Path | Sequence[NDArray[Any]] | None = None
+    threads: int | None = None
+    timing: bool = True
+    on_progress: OnProgress = silent
+    on_unusable: OnUnusable | None = None
+
+
+def compact_model(job: Job) -> tuple[CompactionReport, Profile | None]:
+    """Compact, measure; return also the profile that rounding down made, if it changed any mask."""
+    samples = job.samples
+    if isinstance(samples, str | Path):
+        samples = some_samples(job.artifact, samples, _MOST_SAMPLES, job.on_unusable)
+    report = compact(
+        job.artifact,
+        job.profile,
+        job.path,
+        channel_multiple=job.channel_multiple,
+        rounding=job.rounding,
+        samples=samples,
+        progress=lambda line: job.on_progress(line, 0.0),
+    )
+    rounded = None if job.profile is None else _rounded(job.artifact, job.profile, report)
+    threads = job.threads or default_threads()
+    timing = _timing(job, rounded or job.profile, threads) if job.timing else None
+    changed = 0 if job.rounding == "up" else _changed(job.profile, report)
+    return CompactionReport(report, timing, threads, changed_units=changed), rounded
+
+
+def _changed(profile: Profile | None, report: CompactReport) -> int:
+    """Units that the masks in force remove and the profile's do not."""
+    before = {} if profile is None else profile.masks
+    return sum(
+        int(np.count_nonzero(~mask & before.get(name, np.ones(len(mask), np.bool_))))
+        for name, mask in report.masks.items()
+    )
+
+
+def _rounded(artifact: Artifact, profile: Profile, report: CompactReport) -> Profile | None:
+    changed = report.rounding == "down" and _changed(profile, report)
+    return rounded_profile(artifact, profile, report.masks) if changed else None
+
+
+def _timing(job: Job, profile: Profile | None, threads: int) -> Timing:
+    """One sample at a time; the masked network is built twice, to see what building it varies."""
+    artifact = job.artifact
+    tensors = dict(artifact.tensors) | dict(artifact.neutral_masks)
+    if profile is not None:
+        tensors |= profile.tensors(artifact)
+    feeds = random_feeds(artifact.info, 1, 0)
+    masked, again = (make_session(artifact.graph, tensors, threads=threads) for _ in range(2))
+    small = make_session(job.path, threads=threads)
+    return measure(
+        {
+            "masked": partial(run, masked, None, feeds),
+            "compacted": partial(run, small, None, feeds),
+        },
+        reference="masked",
+        control=partial(run, again, None, feeds),
+        limits=_LIMITS,
+        on_progress=lambda share: job.on_progress("timing", share),
+    )

@@ -1,0 +1,1 @@
+"""Comparing what personalisation gives with what else could be done with the same samples."""

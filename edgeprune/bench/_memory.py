@@ -1,0 +1,111 @@
+"""Peak memory, process to process: each way of going over the samples in a process of its own.
+
+``python -m edgeprune.bench._memory`` is such a process; it reads its task from stdin.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..runtime.errors import InputError
+
+__all__ = ["BARE", "Task", "peak_bytes"]
+
+BARE = "bare"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a process does.
+
+    Attributes:
+        way: ``bare``, a loop of plain inference in ONNX Runtime, one sample at a time; or a
+            strength of personalisation.
+        model: the exported model.
+        plain: the dense network as a plain ONNX file, for the bare loop.
+        files: the samples.
+        threads: threads of one operator.
+    """
+
+    way: str
+    model: str
+    plain: str
+    files: list[str]
+    threads: int
+
+
+def peak_bytes(task: Task) -> int:
+    """Run a task in a new process and return the most memory that it held.
+
+    Raises:
+        InputError: the process fails; its last words are in the message.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", __name__],
+        input=json.dumps(asdict(task)),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise InputError(f"the process that was to be measured ({task.way}) failed: {last}")
+    return int(done.stdout.strip().splitlines()[-1])
+
+
+def _peak_of_this_process() -> int:
+    """`ru_maxrss` will not do: a child starts with the peak of the process that forked it."""
+    for line in Path("/proc/self/status").read_text("utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise InputError("this system does not tell the peak memory of a process (no VmHWM).")
+
+
+def _bare(task: Task) -> None:
+    """What anybody writes: read a sample, run the network, forget both."""
+    from ..devices import open_folder, preprocess_from_dict
+    from ..runtime._ort import make_session
+
+    session = make_session(Path(task.plain), threads=task.threads)
+    metadata = session.get_modelmeta().custom_metadata_map
+    preprocess = preprocess_from_dict(json.loads(metadata["edgeprune.preprocess"]))
+    name = session.get_inputs()[0].name
+    folder = open_folder(task.files, preprocess)
+    for index in range(len(folder)):
+        sample = folder.load(index)
+        if sample is not None:
+            session.run(None, {name: sample.array[None]})
+
+
+def _personalize(task: Task) -> None:
+    """What `Model.personalize` does, without a store; settings are the defaults of the strength."""
+    from .._sources import CACHE_SHARE, FolderSource, model_preprocess
+    from ..devices import open_folder
+    from ..runtime.artifact import Artifact
+    from ..runtime.personalize import personalize
+    from ..runtime.settings import Settings
+
+    artifact = Artifact.open(task.model)
+    strength: Any = task.way
+    settings = Settings(strength=strength, threads=task.threads, min_agreement=0.0)
+    folder = open_folder(task.files, model_preprocess(artifact))
+    cache = settings.memory_mb * 1_000_000 // CACHE_SHARE
+    source = FolderSource(folder, most=settings.max_samples, cache_bytes=cache)
+    personalize(artifact, source, settings)
+
+
+def _main() -> None:
+    task = Task(**json.load(sys.stdin))
+    (_bare if task.way == BARE else _personalize)(task)
+    print(_peak_of_this_process())
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,256 @@
+"""Stand-ins for devices, a real sound server, and a guard against the network."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeprune.devices import DeviceEvent
+
+APT_LINE = "apt install pulseaudio pulseaudio-utils libasound2-plugins libportaudio2"
+ALSA_CONFIG = """\
+</usr/share/alsa/alsa.conf>
+pcm.pulse { type pulse }
+ctl.pulse { type pulse }
+"""
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real recordings and pictures."""
+    folder = os.environ.get("EDGEPRUNE_DATA")
+    if not folder:
+        pytest.skip("EDGEPRUNE_DATA is not set: no real data to test with")
+    return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def only_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test may reach beyond loopback."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1"):
+            raise AssertionError(f"a test tried to reach {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """The test leaves no thread, no child process and no open file behind."""
+    before = threading.active_count(), _open_files(), _children()
+    yield
+    until = time.monotonic() + 5.0
+    while time.monotonic() < until:
+        now = threading.active_count(), _open_files(), _children()
+        if all(one <= other for one, other in zip(now, before, strict=True)):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"threads, files and processes before and after: {before}, {now}")
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir())) if sys.platform == "linux" else 0
+
+
+def _children() -> int:
+    if sys.platform != "linux":
+        return 0
+    children = 0
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            children += len((task / "children").read_text().split())
+    return children
+
+
+class Heard:
+    """An on_event that remembers, and can be waited for."""
+
+    def __init__(self) -> None:
+        self.events: list[DeviceEvent] = []
+        self._changed = threading.Condition()
+
+    def __call__(self, event: DeviceEvent) -> None:
+        with self._changed:
+            self.events.append(event)
+            self._changed.notify_all()
+
+    @property
+    def said(self) -> list[tuple[str, bool]]:
+        return [(event.trouble, event.began) for event in self.events]
+
+    def wait_for(
+        self, trouble: str, began: bool, *, nth: int = 1, timeout_s: float = 15.0
+    ) -> float:
+        """Return when it was said; fail when it is not."""
+
+        def times() -> list[float]:
+            wanted = (trouble, began)
+            return [e.timestamp_s for e in self.events if (e.trouble, e.began) == wanted]
+
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(times()) >= nth, timeout_s), self.said
+            return times()[nth - 1]
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+class Stopwatch:
+    """Compares times with limits, and forgives what this machine took for itself.
+
+    A second thread sleeps a hundredth of a second at a time; by how much its sleeps were too long
+    is how long other programs held the processors.
+    """
+
+    def __init__(self) -> None:
+        self._stolen_s = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def within(self, took_s: float, limit_s: float) -> bool:
+        return took_s < limit_s + self._stolen_s
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            before = time.monotonic()
+            time.sleep(0.01)
+            over = time.monotonic() - before - 0.01
+            self._stolen_s += over if over > 0.02 else 0.0
+
+
+@pytest.fixture
+def stopwatch() -> Iterator[Stopwatch]:
+    watch = Stopwatch()
+    yield watch
+    watch.stop()
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Wait until something holds; fail when it never does."""
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until, "it never came to hold"
+        time.sleep(0.01)
+
+
+class Pulse:
+    """A PulseAudio server of its own, with a null sink whose monitor is the microphone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            "PULSE_SERVER": f"unix:{folder}/native",
+            "PULSE_RUNTIME_PATH": str(folder),
+            "XDG_RUNTIME_DIR": str(folder),
+            "XDG_CONFIG_HOME": str(folder / "config"),
+            "ALSA_CONFIG_PATH": str(folder / "asound.conf"),
+        }
+        (folder / "asound.conf").write_text(ALSA_CONFIG)
+        self._server: subprocess.Popen[bytes] | None = None
+        self._players: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        words = ["pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--disable-shm=true"]
+        words += ["--use-pid-file=false", "--realtime=no", "--high-priority=no"]
+        words += ["--log-level=error"]
+        words += [f"-Lmodule-native-protocol-unix auth-anonymous=1 socket={self.folder}/native"]
+        self._server = subprocess.Popen(
+            words,
+            env={**os.environ, **self.environment, "HOME": str(self.folder)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        until = time.monotonic() + 10.0
+        while self._ask("info", check=False).returncode:
+            assert time.monotonic() < until, "the sound server does not start"
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        self.quiet()
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait()
+            self._server = None
+            (self.folder / "native").unlink(missing_ok=True)
+
+    def plug_in(self, rate_hz: int = 48_000) -> None:
+        # norewinds: the sink renders 50 ms ahead and not two seconds, like a real sound card.
+        arguments = ["sink_name=speaker", "norewinds=1", f"rate={rate_hz}", "channels=2"]
+        self._ask("load-module", "module-null-sink", *arguments)
+
+    def unplug(self) -> None:
+        self._ask("unload-module", "module-null-sink", check=False)
+
+    def freeze(self, frozen: bool) -> None:
+        self._ask("suspend-sink", "speaker", "1" if frozen else "0")
+
+    def play(self, path: Path) -> subprocess.Popen[bytes]:
+        """Play a file; does not wait for its end."""
+        environment = {**os.environ, **self.environment}
+        player = subprocess.Popen(["paplay", "--device=speaker", str(path)], env=environment)
+        self._players.append(player)
+        return player
+
+    def quiet(self) -> None:
+        for player in self._players:
+            player.kill()
+            player.wait()
+        self._players.clear()
+
+    def _ask(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
+        environment = {**os.environ, **self.environment}
+        return subprocess.run(
+            ["pactl", *words], env=environment, check=check, capture_output=True, timeout=20
+        )
+
+
+@pytest.fixture(scope="session")
+def pulse_server() -> Iterator[Pulse]:
+    plugins = list(Path("/usr/lib").glob("*/alsa-lib/libasound_module_pcm_pulse.so"))
+    programs = all(shutil.which(name) for name in ("pulseaudio", "pactl", "paplay"))
+    if not (programs and plugins and ctypes.util.find_library("portaudio")):
+        pytest.skip(f"no sound server to test with: {APT_LINE}")
+    pytest.importorskip("sounddevice", reason='pip install "edgeprune[audio]"')
+    # Not tmp_path: the name of a Unix socket has room for 107 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="edgeprune-"))
+    server = Pulse(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def pulse(pulse_server: Pulse, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pulse]:
+    """The sound server, its microphone plugged in, and this process as one of its users."""
+    for name, value in pulse_server.environment.items():
+        monkeypatch.setenv(name, value)
+    pulse_server.plug_in()
+    yield pulse_server
+    pulse_server.quiet()
+    pulse_server.unplug()
