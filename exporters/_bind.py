@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from ..runtime.errors import ExportError
 
-__all__ = ["Size", "bind_inputs", "fix_sizes", "free_batch"]
+__all__ = ["Size", "bind_inputs", "fix_sizes", "free_batch", "guessed_batches"]
 
 Size = int | Literal["batch"]
 """A number, or the batch, whose size stays free."""
@@ -107,15 +107,26 @@ def fix_sizes(model: onnx.ModelProto, sizes: Mapping[str, Size]) -> None:
 
 
 def free_batch(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose first input takes any batch; the network itself may still not."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    for item in list(_inputs(copy))[:1]:
+    """The model with a first input that takes any batch; the network itself may still not."""
+    for item in list(_inputs(model))[:1]:
         for dim in item.type.tensor_type.shape.dim[:1]:
             if dim.dim_value:
-                dim.dim_param = _BATCH
+                copy = onnx.ModelProto()
+                copy.CopyFrom(model)
+                next(_inputs(copy)).type.tensor_type.shape.dim[0].dim_param = _BATCH
                 _forget_shapes(copy)
-    return copy
+                return copy
+    return model
+
+
+def guessed_batches(model: onnx.ModelProto) -> list[str]:
+    """Sizes without a name in inputs after the first; they are taken for the batch."""
+    return [
+        f"{item.name}:{axis}"
+        for item in list(_inputs(model))[1:]
+        for axis, dim in enumerate(item.type.tensor_type.shape.dim)
+        if not (dim.dim_value or dim.dim_param)
+    ]
 
 
 def _batch_name(model: onnx.ModelProto) -> str:

@@ -18,13 +18,14 @@ from onnx import inliner
 
 from ..runtime.artifact import InputInfo, ModelInfo, Operator
 from ..runtime.errors import ExportError
+from ..runtime.network._cost import node_macs
 from ..runtime.network._graph import Graph, Input, from_model, order_nodes
 from ..runtime.network._layout import analyse
 from ..runtime.network._session import Runner
 from ..runtime.network._shapes import infer_shapes
-from ._bind import Size, bind_inputs, fix_sizes, free_batch
+from ._bind import Size, bind_inputs, fix_sizes, free_batch, guessed_batches
 from ._branches import inline_ifs
-from ._groups import Plan, make_plan, node_macs
+from ._groups import Plan, make_plan
 from ._masks import insert_masks
 from ._names import free_reserved_names, name_nodes
 from ._opset import OLDEST_OPSET, check_valid, foreign_operators, modern, standard_opset
@@ -57,9 +58,9 @@ class ExportReport:
 
 @dataclass(frozen=True)
 class _Source:
-    """A network to export: as ONNX, as a function to compare with, and what is told about it."""
+    """A network to export: as a graph, as a function to compare with, and what is told about it."""
 
-    model: onnx.ModelProto
+    graph: Graph
     function: Check
     sha256: str
     versions: Mapping[str, str]
@@ -118,8 +119,9 @@ def export(
     function = torch_function(module)
     function({str(place): example.numpy() for place, example in enumerate(examples)})
     say("exporting the network with PyTorch")
+    graph = prepare(to_onnx(module, examples, opset=opset, dynamo=dynamo))
     source = _Source(
-        model=to_onnx(module, examples, opset=opset, dynamo=dynamo),
+        graph=graph,
         function=function,
         sha256=parameters_sha256(module),
         versions=_versions("torch", *(["onnxscript"] if dynamo else [])),
@@ -166,10 +168,17 @@ def export_onnx(
     check_apart(path, read.files)
     sha256 = _initializers_sha256(read.model)
     bound = _bound(read.model, constants or {}, sizes or {})
-    opset, model = standard_opset(bound), modern(bound)
+    del read  # large models are not kept twice
+    opset = standard_opset(bound)
+    function = _runner(free_batch(bound))
+    try:
+        graph = prepare(modern(bound))
+    except ExportError as error:
+        raise ExportError(f"{error}{_about_batch(bound)}") from error
+    del bound
     network = _Source(
-        model=model,
-        function=_runner(free_batch(bound)),
+        graph=graph,
+        function=function,
         sha256=sha256,
         versions=_versions(),
         preprocess=preprocess,
@@ -177,7 +186,7 @@ def export_onnx(
         samples=_arrays(samples),
         sample_shape=sample_shape,
         progress=progress or _silent,
-        converted_from=None if model is bound else opset,
+        converted_from=opset if opset < OLDEST_OPSET else None,
     )
     return _finish(network, path, start)
 
@@ -196,6 +205,15 @@ def _bound(
     fix_sizes(copy, sizes)
     check_valid(copy)
     return copy
+
+
+def _about_batch(model: onnx.ModelProto) -> str:
+    """What to try where a size without a name was taken for the batch."""
+    guessed = guessed_batches(model)
+    if not guessed:
+        return ""
+    fixes = " ".join(f"--size {name}=N" for name in guessed)
+    return f" Taken for the batch: {', '.join(guessed)}. If that is wrong, fix them: {fixes}."
 
 
 def _runner(model: onnx.ModelProto) -> Runner:
@@ -259,7 +277,7 @@ def _finish(source: _Source, path: Path, start: float) -> ExportReport:
     """The second half, the same for every kind of source."""
     _check_preprocess(source.preprocess)
     source.progress("finding channel groups")
-    graph = prepare(source.model)
+    graph = source.graph
     samples = _checked_samples(source, graph.inputs)
     plan = make_plan(analyse(graph))
     operators = add_references(graph, plan.operators, samples)

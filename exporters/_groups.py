@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,13 +11,14 @@ import onnx
 from numpy.typing import NDArray
 
 from ..runtime.artifact import ONES, ChannelGroup, Member, Operator, Reference
-from ..runtime.network._graph import Graph, attribute
+from ..runtime.network._cost import node_macs
+from ..runtime.network._graph import Graph
 from ..runtime.network._layout import Dense, Join, Layout
 from ..runtime.network._rules import GATES, LINEAR
 from ..runtime.network._units import Ids, compressed
 from ._carried import carried
 
-__all__ = ["ONES", "Plan", "make_plan", "node_macs"]
+__all__ = ["ONES", "Plan", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def _nonlinear(node: onnx.NodeProto) -> bool:
 def _kind(group: _Group) -> Literal["hidden", "linear", "residual", "heads", "recurrent"]:
     if any(dense.kind == "recurrent" for dense in group.producers):
         return "recurrent"
-    if any(step.node.op_type == "MatMul" for step in group.between.values()):
+    if any(step.node.op_type in ("MatMul", "Attention") for step in group.between.values()):
         return "heads"
     if group.added:
         return "residual"
@@ -270,40 +271,3 @@ def _reference(graph: Graph, tensor: str) -> Reference | None:
         return None
     mean, std = graph.references[tensor]
     return Reference("batchnorm", mean.astype(np.float32), std.astype(np.float32))
-
-
-def node_macs(graph: Graph, node: onnx.NodeProto) -> int:
-    """Multiply-adds of one sample in a node that multiplies matrices; 0 for all others."""
-    known = [name in graph.shapes or name in graph.constants for name in node.input[:2]]
-    if node.op_type not in _COUNTED or not all(known) or len(known) < 2:
-        return 0
-    batch = max(
-        (graph.sizes_at_three[i.name][0] for i in graph.inputs if i.shape[:1] == (None,)), default=1
-    )
-    output = next(name for name in node.output if name)
-    sizes, weight = graph.sizes_at_three[output], graph.constant(node.input[1])
-    if node.op_type in ("LSTM", "GRU", "RNN") and weight is not None:
-        steps = graph.sizes_at_three[node.input[0]][:2]
-        per_step = weight.size + (graph.constants[node.input[2]].size if len(node.input) > 2 else 0)
-        return int(_product(steps) * per_step // batch)
-    if node.op_type == "Conv" and weight is not None:
-        return int(weight.size * _product(sizes[2:]) * sizes[0] // batch)
-    if node.op_type == "ConvTranspose" and weight is not None:
-        before = graph.sizes_at_three[node.input[0]]
-        return int(weight.size * _product(before[2:]) * before[0] // batch)
-    if node.op_type in ("Gemm", "MatMul"):
-        first = (
-            graph.constants[node.input[0]].shape
-            if node.input[0] in graph.constants
-            else (graph.sizes_at_three[node.input[0]])
-        )
-        inner = first[0] if attribute(node, "transA", 0) else first[-1]
-        return int(_product(sizes) * inner // batch)
-    return 0
-
-
-_COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
-
-
-def _product(sizes: Iterable[int]) -> int:
-    return int(np.prod(list(sizes), dtype=np.int64))

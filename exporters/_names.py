@@ -17,6 +17,11 @@ SUFFIXES = ("weight", "bias", "gain", "shift", "mask", "mask_index", "recurrence
 
 _RESERVED = ("edgeprune.", "edgeprune/")
 
+# What PyTorch's layers call their weights: a linear or recurrent layer's, attention's.
+_PARAMETER = re.compile(
+    r"(.+?)(?:\.(?:weight|bias)|\.(?:weight|bias)_[ih]h_l\d+(?:_reverse)?|(\.in_proj)_(?:weight|bias))"
+)
+
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
 
 
@@ -53,10 +58,10 @@ def _said(graph: Graph, node: onnx.NodeProto) -> str:
     wanted: str = node.name or node.output[0]
     if node.op_type not in _WEIGHTED:
         return wanted
-    for name, suffix in zip(node.input[1:], (".weight", ".bias"), strict=False):
-        source = graph.origins.get(name, name)
-        if name in graph.constants and source.endswith(suffix):
-            return str(source.removesuffix(suffix))
+    for name in node.input[1:3]:
+        source = _PARAMETER.fullmatch(graph.origins.get(name, name))
+        if name in graph.constants and source is not None:
+            return source[1] + (source[2] or "")
     # The older exporter names nodes /module/path/Conv.
     return re.sub(r"(?<=[^/])/(Conv|ConvTranspose|Gemm|MatMul|LSTM|GRU|RNN)(_\d+)?$", "", wanted)
 

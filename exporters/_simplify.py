@@ -149,8 +149,7 @@ def _evaluate(node: onnx.NodeProto, graph: Graph) -> bool:
         return False
     for name, value in zip(node.output, values, strict=True):
         graph.constants[name] = value
-        if node.op_type in ("Transpose", "Reshape", "Cast"):
-            graph.origins[name] = graph.origins.get(node.input[0], node.input[0])
+    graph.note_origin(node)
     return True
 
 

@@ -31,6 +31,7 @@ def specialize(graph: Graph) -> None:
     """Before: simplified, shapes known. After: plain reshapes, pools and Gemms; shapes known."""
     sequences_to_splits(graph)
     static_reshapes(graph)
+    static_expands(graph)
     graph.remove_dead()
     shapes_of_inputs(graph)
     shuffles_to_gathers(graph)
@@ -125,6 +126,31 @@ def _static_reshape(graph: Graph, node: onnx.NodeProto) -> bool:
     wanted = np.array([-1 if size is None else size for size in after], np.int64)
     _replace(node, "Reshape", [node.input[0], _shape_constant(graph, wanted)], {})
     return True
+
+
+def static_expands(graph: Graph) -> bool:
+    """After: an Expand that leaves the batch as it is reads no computed shape."""
+    changed = False
+    for node in graph.nodes:
+        if node.op_type != "Expand" or node.input[1] in graph.constants:
+            continue
+        target = _expand_target(graph, node)
+        if target is not None:
+            node.input[1] = _shape_constant(graph, np.array(target, np.int64))
+            changed = True
+    return changed
+
+
+def _expand_target(graph: Graph, node: onnx.NodeProto) -> list[int] | None:
+    """The sizes that an Expand stretches to, 1 for the batch that it has already."""
+    before, after = (graph.sizes_at_three.get(n) for n in (node.input[0], node.output[0]))
+    if before is None or after is None:
+        return None
+    before = (1,) * (len(after) - len(before)) + before
+    shape = graph.shapes[node.output[0]]
+    if any(n is None and a != b for n, a, b in zip(shape, before, after, strict=True)):
+        return None
+    return [1 if size is None else size for size in shape]
 
 
 def _shape_constant(graph: Graph, value: NDArray[Any]) -> str:

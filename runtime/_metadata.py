@@ -253,7 +253,9 @@ def _from_metadata(metadata: Mapping[str, str]) -> ModelInfo:
         return json.loads(metadata[_PREFIX + key])
 
     model_input, output, labels = parsed("input"), parsed("output"), parsed("labels")
-    prunable = parsed("prunable")
+    prunable, inputs, outputs = parsed("prunable"), parsed("inputs"), parsed("outputs")
+    if not (inputs and outputs):
+        raise ValueError("it has no inputs or no outputs")
     info = ModelInfo(
         model_id=metadata[_PREFIX + "model_id"],
         source_sha256=metadata[_PREFIX + "source_sha256"],
@@ -272,8 +274,8 @@ def _from_metadata(metadata: Mapping[str, str]) -> ModelInfo:
         preprocess=parsed("preprocess"),
         labels=None if labels is None else tuple(labels),
         versions=parsed("versions"),
-        inputs=_inputs_from_json(parsed("inputs")),
-        outputs=tuple(str(name) for name in parsed("outputs")),
+        inputs=_inputs_from_json(inputs),
+        outputs=tuple(str(name) for name in outputs),
         prunable_parameters=int(prunable["parameters"]),
         prunable_macs=int(prunable["macs"]),
     )
@@ -292,12 +294,10 @@ def _check_references(info: ModelInfo) -> None:
         _check_write_index(operator, sum(units[name] for name in operator.writes))
     if info.head is not None and info.head not in info.operator_by_name:
         raise ValueError(f"the head {info.head!r} is no operator")
-    if not info.inputs or (info.inputs[0].name, info.inputs[0].shape) != (
-        info.input_name,
-        info.input_shape,
-    ):
+    first = info.inputs[0]
+    if (first.name, first.shape) != (info.input_name, info.input_shape):
         raise ValueError("the first of the inputs is not the input")
-    if info.outputs[:1] != (info.output_name,):
+    if info.outputs[0] != info.output_name:
         raise ValueError("the first of the outputs is not the output")
 
 

@@ -59,6 +59,8 @@ def make_session(
         options.optimized_model_filepath = str(optimized_model)
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Runs a Shape as soon as it can, so that what is only asked for its size is freed at once.
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     injected = _inject(options, tensors or {})
     source: Any = model if isinstance(model, bytes) else str(model)
     try:

@@ -36,9 +36,9 @@ class Baselines:
     epochs: int = 5
     batch: int = 16
     lr_last: float = 3e-3
-    lr_whole: float = 1e-4
+    lr_whole: float = 3e-5
     lr_last_labels: float = 3e-3
-    lr_whole_labels: float = 3e-4
+    lr_whole_labels: float = 1e-4
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

@@ -153,7 +153,7 @@ class Fixed:
     def _size(self, name: str, axis: int, size: int | None) -> str:
         if size is not None:
             return self._edit.constant(f"{name}.size", np.array([size], np.int64))
-        times = self._remains.graph.sizes_at_three[name][axis] // 3
+        times = self._remains.sizes(name)[axis] // 3
         if times == 1:
             return self._batch_size()
         factor = self._edit.constant(f"{name}.times", np.array([times], np.int64))

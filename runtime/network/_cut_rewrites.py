@@ -27,7 +27,7 @@ _AS_THEY_ARE = """
     Where Greater GreaterOrEqual Less LessOrEqual Equal And Or Xor
     ReduceMean ReduceSum ReduceMax ReduceMin ReduceL1 ReduceL2 ReduceSumSquare ReduceProd
     ReduceLogSum ReduceLogSumExp
-    Softmax LogSoftmax Hardmax LpNormalization LayerNormalization RMSNormalization
+    Attention Softmax LogSoftmax Hardmax LpNormalization LayerNormalization RMSNormalization
     BatchNormalization InstanceNormalization MeanVarianceNormalization
     Flatten Unsqueeze Transpose Pad Tile CumSum DepthToSpace SpaceToDepth Gemm MatMul
 """

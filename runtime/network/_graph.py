@@ -33,6 +33,7 @@ __all__ = [
     "read_names",
     "rename_tensors",
     "subgraphs",
+    "to_light_model",
     "to_model",
 ]
 
@@ -41,6 +42,10 @@ Shape = tuple[int | None, ...]
 
 # ONNX Runtime 1.22, the oldest we support, reads IR versions up to 10.
 _IR_VERSION = 10
+
+_REARRANGING = frozenset(
+    ["Transpose", "Reshape", "Cast", "Slice", "Split", "Concat", "Squeeze", "Unsqueeze", "Gather"]
+)
 
 _SMALL = 1024  # elements of a constant that may be a shape
 
@@ -136,6 +141,12 @@ class Graph:
             names.update(node.output)
             names.update(inner_names(node))
         return names
+
+    def note_origin(self, node: onnx.NodeProto) -> None:
+        """Note that what a node makes is a constant of the source, in another arrangement."""
+        if node.op_type in _REARRANGING:
+            source = self.origins.get(node.input[0], node.input[0])
+            self.origins |= {name: source for name in node.output if name}
 
     def named_constant(self, name: str, value: NDArray[Any]) -> str:
         """Have a constant of this value under a name that says what it is; return the name."""
@@ -374,16 +385,35 @@ def _strip(node: onnx.NodeProto) -> None:
 
 def inferred_types(graph: Graph) -> dict[str, Any]:
     """What ONNX's own inference says of the type and shape of tensors, by name."""
-    light = replace(graph, constants={n: v for n, v in graph.constants.items() if v.size <= _SMALL})
+    light, weights = _without_weights(graph)
     model = to_model(light)
     # Weights only need to be there: their values say nothing of types and shapes.
     model.graph.input.extend(
         helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
-        for n, v in graph.constants.items()
-        if v.size > _SMALL
+        for n, v in weights.items()
     )
     found = onnx.shape_inference.infer_shapes(model).graph
     return {item.name: item.type for item in (*found.input, *found.value_info, *found.output)}
+
+
+def _without_weights(graph: Graph) -> tuple[Graph, dict[str, NDArray[Any]]]:
+    weights = {n: v for n, v in graph.constants.items() if v.size > _SMALL and v.dtype.kind != "O"}
+    rest = {name: value for name, value in graph.constants.items() if name not in weights}
+    return replace(graph, constants=rest), weights
+
+
+def to_light_model(
+    graph: Graph, extra_outputs: Iterable[str] = ()
+) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:
+    """As `to_model`, with the weights beside the model, to be handed to a session as they are."""
+    light, weights = _without_weights(graph)
+    model = to_model(light, extra_outputs)
+    for name, value in weights.items():
+        tensor = model.graph.initializer.add(name=name, dims=value.shape)
+        tensor.data_type = helper.np_dtype_to_tensor_dtype(value.dtype)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="weights")
+    return model, weights
 
 
 def to_model(graph: Graph, extra_outputs: Iterable[str] = ()) -> onnx.ModelProto:

@@ -55,6 +55,7 @@ RULES: dict[str, _Rule] = {
     **dict.fromkeys(("LayerNormalization", "RMSNormalization"), mixing.layer_norm),
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), shape.reshape),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), dense.recurrent),
+    "Attention": mixing.attention,
     "BatchNormalization": element.batchnorm,
     "CumSum": mixing.accumulate,
     "Concat": shape.concat,

@@ -56,6 +56,7 @@ def elementwise(layout: Layout, node: onnx.NodeProto) -> None:
         size = (1,) * (rank - layout.rank(name)) + layout.sizes(name)
         if _stretched(layout, names, name, size, out):
             layout.units.freeze(ids, f"{describe(node)} spreads it over all channels")
+            others.append(name)
         else:
             parts.append(ids)
             sizes.append(size)

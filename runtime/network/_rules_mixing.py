@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from ._graph import Graph, attribute
-from ._layout import Layout
+from ._layout import Layout, describe
 
 __all__ = [
     "accumulate",
@@ -62,6 +62,36 @@ def accumulate(layout: Layout, node: onnx.NodeProto) -> None:
     ids = layout.ids[node.input[0]]
     tied = layout.tied(node, ids, [int(axis.item()) % ids.ndim])
     layout.follow(node, tied)
+
+
+def attention(layout: Layout, node: onnx.NodeProto) -> None:
+    """Attention of (batch, heads, time, size) tensors: heads that share a key go together."""
+    why = _not_plain_attention(layout, node)
+    if why is not None:
+        layout.freeze(node, why)
+        return
+    heads = layout.sizes(node.input[0])[1]
+    parts = []
+    for name in node.input[:3]:
+        tied = layout.tied(node, layout.ids[name], [2, 3])
+        spread = np.broadcast_to(tied, (tied.shape[0], layout.sizes(name)[1], 1, 1))
+        parts.append(np.repeat(spread, heads // spread.shape[1], axis=1))
+    reason = f"{describe(node)} multiplies it with what cannot be pruned"
+    layout.follow(node, layout.units.join(parts, reason))
+
+
+def _not_plain_attention(layout: Layout, node: onnx.NodeProto) -> str | None:
+    """Why an Attention cannot be pruned by heads, if it cannot."""
+    if any(layout.rank(name) != 4 for name in node.input[:3]):
+        return "has its heads side by side on one axis"
+    if any(node.output[1:]) or any(node.input[4:]):
+        return "keeps keys and values, or hands out what it computes within"
+    if any(layout.batched(name, 0) for name in node.input[:3]):
+        return "lines it up with the batch"
+    mask = node.input[3] if len(node.input) > 3 else ""
+    if mask and layout.rank(mask) > 2 and layout.sizes(mask)[-3] > 1:
+        return "has a mask for each head"
+    return None
 
 
 def mix_declared(layout: Layout, node: onnx.NodeProto) -> None:

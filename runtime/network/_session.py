@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from ..errors import ExportError
-from ._graph import Graph, Input, to_model
+from ._graph import Graph, Input, to_light_model
 
 __all__ = ["Runner", "batches", "random_feeds", "run_tensors"]
 
@@ -21,15 +21,22 @@ class Runner:
 
     Args:
         model: a model or the path of one.
+        tensors: values of tensors that stand outside the model.
         optimize: let ONNX Runtime fuse and fold, as it does in use.
     """
 
-    def __init__(self, model: onnx.ModelProto | Path, *, optimize: bool = True) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto | Path,
+        tensors: Mapping[str, NDArray[Any]] | None = None,
+        *,
+        optimize: bool = True,
+    ) -> None:
         from .._ort import make_session
 
         source = model if isinstance(model, Path) else model.SerializeToString()
         try:
-            self._session = make_session(source, optimize=optimize)
+            self._session = make_session(source, tensors, optimize=optimize)
         except Exception as error:  # ONNX Runtime's own exceptions have no common public base
             raise ExportError(
                 f"ONNX Runtime refuses the network: {_first_line(error)}. Nothing was written."
@@ -71,11 +78,18 @@ def random_feeds(inputs: Sequence[Input], batch: int, seed: int) -> dict[str, ND
     return feeds
 
 
-def run_tensors(graph: Graph, names: Sequence[str], feeds: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of the named tensors for one batch."""
+def run_tensors(
+    graph: Graph,
+    names: Sequence[str],
+    feeds: Mapping[str, Any],
+    extra_nodes: Iterable[onnx.NodeProto] = (),
+) -> dict[str, Any]:
+    """Values of the named tensors for one batch, those that `extra_nodes` make included."""
     wanted = [name for name in dict.fromkeys(names) if name not in graph.outputs]
-    runner = Runner(to_model(graph, wanted), optimize=False)
-    return dict(zip([*graph.outputs, *wanted], runner(feeds), strict=True))
+    model, weights = to_light_model(graph, wanted)
+    model.graph.node.extend(extra_nodes)
+    runner = Runner(model, weights, optimize=False)
+    return dict(zip(names, runner(feeds, names), strict=True))
 
 
 def batches(samples: Sequence[NDArray[Any]], size: int = 16) -> Iterator[NDArray[Any]]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from ..errors import ExportError
 from ._graph import Graph, Shape, inferred_types, subgraphs
@@ -62,7 +63,8 @@ def _infer(graph: Graph, batch_sizes: tuple[int, int]) -> None:
     names = [name for node in graph.nodes for name in node.output if name]
     unsure = _sized_by_values(graph)
     sized = _computed_from_shapes(graph, unsure)
-    two, three = (_run(graph, names, set(sized), batch) for batch in batch_sizes)
+    types = _tensor_types(graph)
+    two, three = (_run(graph, types, set(sized), batch) for batch in batch_sizes)
     graph.shapes = {item.name: item.shape for item in graph.inputs}
     graph.sizes_at_three = {
         item.name: tuple(batch_sizes[1] if size is None else size for size in item.shape)
@@ -138,34 +140,50 @@ def _computed_from_shapes(graph: Graph, unsure: set[str]) -> list[str]:
     return list(found)
 
 
+@dataclass
 class _Seen:
     """Sizes and types of all tensors, values of a few."""
 
-    def __init__(self) -> None:
-        self.sizes: dict[str, tuple[int, ...]] = {}
-        self.dtypes: dict[str, np.dtype[Any]] = {}
-        self.values: dict[str, Any] = {}
+    sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    dtypes: dict[str, np.dtype[Any]] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, tensors: Mapping[str, Any], kept: set[str]) -> None:
-        for name, value in tensors.items():
-            if isinstance(value, np.ndarray):
-                self.sizes[name], self.dtypes[name] = value.shape, value.dtype
-            else:  # a sequence or an optional: no rule reads it
-                self.sizes[name], self.dtypes[name] = (-1,), np.dtype(object)
-            if name in kept:
-                self.values[name] = value
+    def add(self, name: str, value: Any) -> None:
+        """Note a tensor that was computed."""
+        if isinstance(value, np.ndarray):
+            self.sizes[name], self.dtypes[name] = value.shape, value.dtype
+        else:  # a sequence or an optional: no rule reads it
+            self.sizes[name], self.dtypes[name] = (-1,), np.dtype(object)
+        self.values[name] = value
 
 
-def _run(graph: Graph, names: list[str], kept: set[str], batch: int) -> _Seen:
+def _run(graph: Graph, types: Mapping[str, np.dtype[Any]], kept: set[str], batch: int) -> _Seen:
+    """Run once; of tensors whose type is known only the sizes are kept, which takes no memory."""
+    names = [name for node in graph.nodes for name in node.output if name]
+    sized = {f"{name}.sizes": name for name in names if name in types and name not in kept}
+    whole = [name for name in names if name not in types or name in kept]
+    asked = [helper.make_node("Shape", [name], [size]) for size, name in sized.items()]
     feeds = random_feeds(graph.inputs, batch, seed=0)
+    found = run_tensors(graph, [*sized, *whole], feeds, asked)
     seen = _Seen()
-    seen.add(run_tensors(graph, names, feeds), kept)
+    for name in whole:
+        seen.add(name, found[name])
+    for size, name in sized.items():
+        seen.sizes[name], seen.dtypes[name] = tuple(found[size].tolist()), types[name]
     return seen
+
+
+def _tensor_types(graph: Graph) -> dict[str, np.dtype[Any]]:
+    """Types of the tensors, as far as ONNX infers them."""
+    kinds = {name: kind.tensor_type.elem_type for name, kind in inferred_types(graph).items()}
+    return {name: helper.tensor_dtype_to_np_dtype(kind) for name, kind in kinds.items() if kind}
 
 
 def _make_constant(graph: Graph, values: Mapping[str, Any]) -> None:
     """Detach tensors from the nodes that compute them; dead code removal does the rest."""
     for node in graph.nodes:
+        if any(name in values for name in node.output):
+            graph.note_origin(node)
         for place, name in enumerate(node.output):
             if name in values and name not in graph.outputs:
                 graph.constants[name] = np.asarray(values[name])

@@ -53,13 +53,13 @@ def test_short_helps_agree_with_the_commands():
     [
         (["persnalize"], "Did you mean 'personalize'?"),
         (["profiles", "rolback"], "Did you mean 'rollback'?"),
-        (["inspect", "m.onnx", "--grups"], "Did you mean '--groups'?"),
+        (["inspect", "m.onnx", "--grups"], "Did you mean one of: '--group', '--groups'?"),
         (["personalize", "m.onnx", "f", "--sparsity", "1.5"], "sparsity = 1.5 is out of range"),
         (["personalize", "m.onnx", "f", "--strength", "max"], "'light', 'deep'"),
         (["predict", "m.onnx", "f", "--dense", "--profile", "x"], "exclude each other"),
         (["profiles", "activate", "m.onnx"], "--none"),
         (["profiles", "rollback", "m.onnx", "x", "--to", "1", "--steps", "2"], "exclude"),
-        (["export", "a:b"], "--input"),
+        (["export", "a:b"], "--output"),
     ],
 )
 def test_wrong_usage_is_exit_2(run, words, hint):

@@ -30,9 +30,10 @@ def pruned_rows_replaced(artifact: Artifact, masks: Mapping[str, Any], rng: Any)
     changed = {}
     for operator in artifact.info.operators:
         gone = rows_written(artifact.info, operator, masks) == 0
+        loud = 1 if operator.recurrent else 50  # gates that are shut for good would hide the noise
         if gone.any():
             for name, rows in _rows(artifact, operator).items():
-                rows[gone] = 50 * rng.standard_normal(rows[gone].shape)
+                rows[gone] = loud * rng.standard_normal(rows[gone].shape)
                 changed[name] = rows
     return {name: _as_stored(artifact, name, rows) for name, rows in changed.items()}
 

@@ -359,6 +359,20 @@ def test_a_free_size_of_another_name_has_to_be_told(tmp_path: Path) -> None:
         export_onnx(two_inputs("n"), tmp_path / "net.onnx")
 
 
+def test_a_size_that_is_not_the_batch_although_it_has_no_name(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "a.weight"], ["h"], name="a"),
+        helper.make_node("Gemm", ["h", "z"], ["y"], name="b"),
+    ]
+    inputs = [value("x", ["batch", 5]), value("z", [None, 2])]
+    outputs = [value("y", ["batch", 2])]
+    model = model_of(nodes, [tensor("a.weight", 5, 6)], inputs=inputs, outputs=outputs)
+    with pytest.raises(ExportError, match=r"Taken for the batch: z:0\. If .*--size z:0=N\.$"):
+        export_onnx(model, tmp_path / "net.onnx")
+    report = export_onnx(model, tmp_path / "net.onnx", sizes={"z:0": 6})
+    assert [item.shape for item in report.info.inputs] == [(None, 5), (6, 2)]
+
+
 def test_an_input_becomes_a_constant(tmp_path: Path) -> None:
     model = two_inputs()
     report = export_onnx(model, tmp_path / "net.onnx", constants={"scale": 2})

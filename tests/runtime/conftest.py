@@ -105,7 +105,10 @@ class Writer:
 # conv1 3->9, depthwise over conv1's units, conv2 9->10, and a head that reads conv2 flattened (4
 # positions a unit) beside the pooled input, which cannot be pruned.
 OPERATORS = (
-    Operator("conv1", "Conv", False, "x", "conv1.out", 3, 9, 1, 0, (), False, ("conv1",), 252, 3888),
+    Operator(
+        "conv1", "Conv", False, "x", "conv1.out", 3, 9, 1, 0, (), False, ("conv1",),
+        252, 3888,
+    ),
     Operator("dw", "Conv", True, "relu1", "dw.out", 9, 9, None, 0, (), False, ("conv1",), 90, 1296),
     Operator(
         "conv2", "Conv", False, "relu2", "conv2.out", 9, 10, 1, 0, ("conv1",), True, ("conv2",),

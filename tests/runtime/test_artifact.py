@@ -17,6 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+import edgeprune
+from edgeprune.exporters import export
 from edgeprune.runtime.artifact import (
     FORMAT_VERSION,
     Artifact,
@@ -24,7 +26,8 @@ from edgeprune.runtime.artifact import (
     decode_floats,
     encode_floats,
 )
-from edgeprune.runtime.errors import ArtifactError, EdgepruneError
+from edgeprune.runtime.errors import ArtifactError, EdgepruneError, InputError
+from edgeprune.runtime.session import Session
 
 SUFFIXES = (".onnx", ".weights", ".masks")
 FAST = settings(max_examples=60, deadline=None)
@@ -267,6 +270,7 @@ def test_a_renamed_model_says_why_it_is_refused(copy):
 
 # Every key in turn is replaced by text that is no JSON, and by JSON of another kind.
 KEYS = ("input", "output", "groups", "operators", "parameters", "macs", "labels", "versions")
+KEYS += ("inputs", "outputs", "prunable")
 
 
 @FAST
@@ -317,7 +321,13 @@ def test_missing_metadata(tiny, key):
     ("key", "change"),
     [
         ("operators", {"reads": ["nobody"]}),
-        ("operators", {"writes": "frozen"}),
+        ("operators", {"writes": ["frozen"]}),
+        ("operators", {"writes": "conv1"}),
+        ("operators", {"writes": ["conv1", "conv2"]}),
+        ("operators", {"write_index": [0] * 8}),
+        ("operators", {"write_index": [0] * 8 + [9]}),
+        ("operators", {"write_index": [0] * 8 + [-1]}),
+        ("operators", {"write_index": ["x"] * 9}),
         ("operators", {"surprise": 1}),
         ("operators", {"reference": {"source": "samples", "mean": "AAAA", "std": "AAAA"}}),
         ("operators", {"reference": {"source": "samples", "mean": "%%", "std": "%%"}}),
@@ -329,6 +339,97 @@ def test_names_and_lengths_must_resolve(tiny, key, change):
     entries[0] |= change
     with pytest.raises(ArtifactError, match="damaged"):
         ModelInfo.from_metadata(metadata | {f"edgeprune.{key}": json.dumps(entries)})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("inputs", []),
+        ("inputs", [{"name": "z", "shape": [None, 3, 4, 4], "dtype": "float32"}]),
+        ("inputs", [{"name": "x", "shape": [None, 3, 4], "dtype": "float32"}]),
+        ("inputs", [{"name": "x", "shape": [None, 3, 4, 4], "dtype": "float33"}]),
+        ("outputs", []),
+        ("outputs", ["z"]),
+        ("prunable", {"parameters": 1}),
+    ],
+)
+def test_inputs_and_outputs_must_agree(tiny, key, value):
+    metadata = dict(tiny.info.to_metadata()) | {f"edgeprune.{key}": json.dumps(value)}
+    with pytest.raises(ArtifactError, match="damaged"):
+        ModelInfo.from_metadata(metadata)
+
+
+# --- versions -----------------------------------------------------------------------------------
+
+
+def raw_metadata(artifact: Artifact) -> dict[str, str]:
+    return {prop.key: prop.value for prop in artifact.model.metadata_props}
+
+
+def test_format_1_is_read():
+    """The bundled network was exported before there was a second format."""
+    artifact = Artifact.open(Path(edgeprune.__file__).parent / "assets" / "digits.onnx")
+    raw = raw_metadata(artifact)
+    assert raw["edgeprune.format"] == "1"
+    assert "edgeprune.inputs" not in raw
+    info = artifact.info
+    written = [operator["writes"] for operator in json.loads(raw["edgeprune.operators"])]
+    assert [op.writes for op in info.operators] == [(w,) if w else () for w in written]
+    assert all(op.write_index is None for op in info.operators)
+    assert [(i.name, i.shape, i.dtype) for i in info.inputs] == [
+        (info.input_name, info.input_shape, "float32")
+    ]
+    assert info.outputs == (info.output_name,)
+    assert info.single
+    assert 0 < info.prunable_parameters <= info.parameters
+    batch = np.zeros((2, *info.input_shape[1:]), np.float32)
+    assert Session(artifact).probabilities(batch).shape == (2, info.classes)
+
+
+def test_format_1_rewritten_is_format_2():
+    old = Artifact.open(Path(edgeprune.__file__).parent / "assets" / "digits.onnx").info
+    new = ModelInfo.from_metadata(old.to_metadata())
+    assert old.to_metadata()["edgeprune.format"] == "2"
+    assert (new.groups, new.inputs, new.outputs) == (old.groups, old.inputs, old.outputs)
+    assert [op.writes for op in new.operators] == [op.writes for op in old.operators]
+
+
+def test_format_2_holds_what_format_1_cannot(tmp_path):
+    """Heads, hidden units, a table of embeddings, several inputs and outputs."""
+    torch = pytest.importorskip("torch")
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.cell = torch.nn.Embedding(9, 6), torch.nn.LSTM(6, 4, batch_first=True)
+            self.scale, self.fc = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)
+
+        def forward(self, words, x):
+            y = self.cell(self.table(words))[0] * self.scale(x)[:, None].sigmoid()
+            return self.fc(y), y.mean(1)
+
+    examples = (torch.zeros(1, 5, dtype=torch.int64), torch.zeros(1, 3))
+    written = export(Net(), examples, tmp_path / "net.onnx", dynamo=False).info
+    artifact = Artifact.open(tmp_path / "net.onnx")
+    assert raw_metadata(artifact)["edgeprune.format"] == "2"
+    assert artifact.info.to_metadata() == written.to_metadata()
+    assert artifact.info.groups == written.groups
+    cell = artifact.info.operator_by_name["cell"]
+    assert cell.write_index == written.operator_by_name["cell"].write_index
+    assert artifact.tensors[cell.recurrence].shape == (1, 16, 4)
+    assert [i.dtype for i in artifact.info.inputs] == ["int64", "float32"]
+    assert len(artifact.info.outputs) == 2
+    assert not artifact.info.single
+    with pytest.raises(InputError, match="personalising is for networks of one float32 input"):
+        artifact.info.require_single("personalising")
+
+
+@pytest.mark.parametrize("key", ["operators", "groups", "input", "output"])
+def test_damaged_metadata_of_format_1(key):
+    artifact = Artifact.open(Path(edgeprune.__file__).parent / "assets" / "digits.onnx")
+    for text in ("null", "[1]", "{}", '[{"reads": 3}]'):
+        with pytest.raises(ArtifactError, match="damaged"):
+            ModelInfo.from_metadata(raw_metadata(artifact) | {f"edgeprune.{key}": text})
 
 
 def test_a_head_that_is_no_operator(tiny):

@@ -51,7 +51,9 @@ def test_few_samples_tell_nothing() -> None:
 def test_the_bias_moves_no_total() -> None:
     logits, _, _, _ = stream(8, 20, 1)
     assert domain_bias(logits).sum() == pytest.approx(0.0, abs=1e-9)
-    np.testing.assert_allclose(domain_bias(logits + np.float32(7.0)), domain_bias(logits), atol=1e-4)
+    np.testing.assert_allclose(
+        domain_bias(logits + np.float32(7.0)), domain_bias(logits), atol=1e-4
+    )
 
 
 def test_agreement_is_a_probability_and_highest_for_clear_classes() -> None:

@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for proof in _proofs(ZOO[name], chosen.masks):
                 proofs.append(proof)
                 print(_row(proof), "" if proof.ok else f"FAILS {proof.failures}", flush=True)
+                if chosen.markdown:  # after each, so that nothing is lost to an interruption
+                    chosen.markdown.write_text(_page(proofs, missing))
         except MissingPackage as error:
             missing.append(f"{name}: {error}")
             print(missing[-1], flush=True)

@@ -393,3 +393,24 @@ def branch_on_output() -> onnx.ModelProto:
     ]
     positive = n.op("Greater", n.op("ReduceMax", y, keepdims=0), n.const(np.float32(0)))
     return n.model(n.op("If", positive, then_branch=graphs[0], else_branch=graphs[1]))
+
+
+@net
+def heads_beside_the_batch() -> onnx.ModelProto:
+    """Attention as torch's MultiheadAttention writes it: (batch · heads, time, size)."""
+    n = Net()
+    x = n.transpose(n.linear(n.input(5, 6), 6, 8), 1, 0, 2)
+    q, k, v = (n.transpose(n.reshape(n.linear(x, 8, 12), 5, -1, 3), 1, 0, 2) for _ in range(3))
+    scores = n.op("Softmax", n.op("MatMul", q, n.transpose(k, 0, 2, 1)), axis=-1)
+    mixed = n.transpose(n.op("MatMul", scores, v), 1, 0, 2)
+    y = n.op("Add", x, n.linear(n.reshape(mixed, 5, -1, 12), 12, 8))
+    return n.model(n.linear(n.transpose(y, 1, 0, 2), 8, 3))
+
+
+@net
+def gate_of_one_unit() -> onnx.ModelProto:
+    """A Softmax over the channels makes one unit of them, and what it scales cannot shrink."""
+    n = Net()
+    x = n.relu(n.conv(n.relu(n.conv(n.input(3, 6, 6), 3, 9)), 9, 6))
+    gate = n.op("Softmax", n.conv(n.op("GlobalAveragePool", x), 6, 6, 1), axis=1)
+    return n.model(n.head(n.op("Mul", n.conv(x, 6, 6), gate), 6))

@@ -50,10 +50,10 @@ def _compare(wanted: Array, got: Array) -> None:
     assert wanted.shape == got.shape
     # Without anything left, some norms divide zero by zero.
     if np.isfinite(wanted).all() and wanted.size:
-        assert np.abs(wanted - got).max() <= 1e-4 * max(np.abs(wanted).max(), 1e-6)
+        assert np.abs(wanted - got).max() <= 1e-4 * max(np.abs(wanted).max(), 1e-2)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=_relaxed)
+@settings(max_examples=100, deadline=None, suppress_health_check=_relaxed)
 @given(models(), st.integers(0, 99))
 def test_random_graphs(model: onnx.ModelProto, seed: int) -> None:
     _check(model, seed)
