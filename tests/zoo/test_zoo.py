@@ -28,7 +28,7 @@ def _cases() -> Iterator[Any]:
             yield pytest.param(name, dynamo, id=f"{name}-{exporter}", marks=marks)
 
 
-@pytest.mark.parametrize(("name", "dynamo"), _cases())
+@pytest.mark.parametrize(("name", "dynamo"), list(_cases()))
 def test_exported_verified_and_compacted(name: str, dynamo: bool) -> None:
     try:
         proof = prove(ZOO[name], dynamo=dynamo, masks=4 if name in QUICK else 10)
