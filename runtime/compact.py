@@ -19,13 +19,13 @@ from onnx import helper
 
 from ._atomic import write_atomically
 from ._compact_check import Verdict, check_model, compare
-from ._compact_cost import multiply_adds, parameters
 from ._compact_plain import plain_graph
 from ._compact_units import Cutting, Rounding, plan_cutting
 from ._metadata import COMPACTED_KEY
 from ._ort import make_session
 from .artifact import Artifact
 from .errors import CompactError, ExportError, ProfileError
+from .network._cost import node_macs
 from .network._cut import cut_to
 from .network._graph import Graph, to_model
 from .network._layout import Layout, analyse
@@ -312,10 +312,10 @@ def _report(
             )
             for name, mask in cutting.masks.items()
         ),
-        parameters_before=parameters(layout.graph),
-        parameters_after=parameters(small),
-        macs_before=multiply_adds(layout.graph),
-        macs_after=multiply_adds(small),
+        parameters_before=_parameters(layout.graph),
+        parameters_after=_parameters(small),
+        macs_before=_macs(layout.graph),
+        macs_after=_macs(small),
         bytes_before=sum(file.stat().st_size for file in files),
         bytes_after=written.size,
         worst_error_random=written.verdict.random,
@@ -325,6 +325,15 @@ def _report(
         rounding=written.rounding,
         masks=masks,
     )
+
+
+def _parameters(graph: Graph) -> int:
+    """Elements of all constants that hold floats, lone numbers left out."""
+    return sum(v.size for v in graph.constants.values() if v.dtype.kind == "f" and v.ndim)
+
+
+def _macs(graph: Graph) -> int:
+    return sum(node_macs(graph, node) for node in graph.nodes)
 
 
 def _groups_in(artifact: Artifact, graph: Graph) -> set[str]:

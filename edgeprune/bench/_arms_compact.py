@@ -38,6 +38,9 @@ def compacted(bench: Workbench, key: CellKey) -> Answer:
             )
         session = make_session(path)
     cost.seconds += answer.cost.seconds
+    cost.cpu_seconds += answer.cost.cpu_seconds
+    if cost.added_bytes is not None and answer.cost.added_bytes is not None:
+        cost.added_bytes = max(cost.added_bytes, answer.cost.added_bytes)
     sizes = {
         "macs": 1 - report.macs_after / report.macs_before,
         "weights": 1 - report.parameters_after / report.parameters_before,

@@ -46,8 +46,9 @@ class Cell:
         unguarded: share of right answers with the outcome itself, whatever the guard said.
         refused: the guard would have nothing changed.
         agreement: with the dense network on held-out samples, as the guard saw it.
-        seconds: of adapting, scoring left out, on one thread.
-        passes: the same in plain forward passes of the dense network over the same samples.
+        seconds, cpu_seconds: of adapting, scoring left out, on one thread: on the wall, and of the
+            processor.
+        passes: processor time in plain forward passes of the dense network over the same samples.
         added_mb: peak memory of adapting on top of what was in use, 10⁶ bytes.
         hidden_units, units, weights, macs: shares removed.
         reason: why it failed or was refused.
@@ -65,6 +66,7 @@ class Cell:
     refused: bool = False
     agreement: float | None = None
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     passes: float | None = None
     added_mb: float | None = None
     hidden_units: float | None = None

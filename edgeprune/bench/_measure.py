@@ -19,9 +19,14 @@ _RESET_PEAK = "5"  # Linux 4.0: proc(5)
 
 @dataclass
 class Cost:
-    """Wall time, and the peak of this process's memory above its start; None where unknown."""
+    """Wall time, processor time, and the peak of this process's memory above its start.
+
+    On a machine that others use, too, processor time is what can be compared. The memory is None
+    where it is unknown.
+    """
 
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     added_bytes: int | None = None
 
 
@@ -34,11 +39,12 @@ def measured() -> Iterator[Cost]:
     """
     cost = Cost()
     before = _start()
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     try:
         yield cost
     finally:
         cost.seconds = time.perf_counter() - started
+        cost.cpu_seconds = time.process_time() - cpu_started
         peak = _kilobytes("VmHWM") if before is not None else None
         if before is not None and peak is not None:
             cost.added_bytes = max(peak - before, 0) * 1024

@@ -69,6 +69,7 @@ def _scored(bench: Workbench, key: CellKey, answer: Answer) -> Cell:
         refused=answer.refused,
         agreement=answer.agreement,
         seconds=answer.cost.seconds,
+        cpu_seconds=answer.cost.cpu_seconds,
         passes=_passes(bench, key, answer),
         added_mb=None if added is None else added / _MEGA,
         hidden_units=None if removed is None else removed.hidden_units,
@@ -87,7 +88,8 @@ def _right_of_dense(bench: Workbench) -> int:
 def _passes(bench: Workbench, key: CellKey, answer: Answer) -> float | None:
     if not key.samples:
         return None
-    return answer.cost.seconds / bench.pass_seconds(key.samples)
+    plain = bench.plain_pass(key.samples).cpu_seconds
+    return answer.cost.cpu_seconds / plain if plain else None
 
 
 def _new(bench: Workbench, key: CellKey, **fields: object) -> Cell:

@@ -156,21 +156,21 @@ def _by_samples(summary: Summary) -> Any:
 
 
 def _by_cost(summary: Summary) -> Any:
-    rows = [row for row in summary.rows if row.seconds > 0 and row.samples]
+    rows = [row for row in summary.rows if row.cpu_seconds > 0 and row.samples]
     if not rows:
         return None
     samples = max(row.samples or 0 for row in rows)
     figure, axes = _figure(
-        "seconds to adapt, one thread", "top-1", f"cost and accuracy, {samples} samples"
+        "seconds of the processor to adapt", "top-1", f"cost and accuracy, {samples} samples"
     )
     for arm in ARMS:
         mine = [row for row in rows if row.arm == arm and row.samples == samples]
         if mine:
-            points = [(row.seconds, row.accuracy.mean) for row in mine]
+            points = [(row.cpu_seconds, row.accuracy.mean) for row in mine]
             axes.plot(*zip(*points, strict=True), "o:", color=_color(arm), label=arm, markersize=5)
         for row in (row for row in mine if row.sparsity is not None):
             text = f"{row.sparsity:g}" if isinstance(row.sparsity, float) else row.sparsity
-            place = (row.seconds, row.accuracy.mean)
+            place = (row.cpu_seconds, row.accuracy.mean)
             axes.annotate(text, place, (4, 3), textcoords="offset points", fontsize=6)
     _plain_log(axes, ())
     _legend(figure)

@@ -47,7 +47,7 @@ class Row:
         harmed: users more than 2 points below A0.
         refused: users for whom the guard would have nothing changed.
         unguarded: mean accuracy of the outcomes themselves, whatever the guard said.
-        seconds, passes, added_mb, hidden_units, weights, macs: means; see `Cell`.
+        seconds, cpu_seconds, passes, added_mb, hidden_units, weights, macs: means; see `Cell`.
     """
 
     arm: str
@@ -60,6 +60,7 @@ class Row:
     refused: int
     unguarded: float | None
     seconds: float
+    cpu_seconds: float
     passes: float | None
     added_mb: float | None
     hidden_units: float | None
@@ -71,8 +72,8 @@ class Row:
 class Contrast:
     """One arm against another, paired by user.
 
-    ``better`` and ``worse`` count users; ``seconds_ratio`` and ``memory_ratio`` are those of the
-    means, the first arm's to the second's.
+    ``better`` and ``worse`` count users; ``time_ratio`` (of processor time) and ``memory_ratio``
+    are those of the means, the first arm's to the second's.
     """
 
     arm: str
@@ -82,7 +83,7 @@ class Contrast:
     difference: Mean
     better: int
     worse: int
-    seconds_ratio: float | None
+    time_ratio: float | None
     memory_ratio: float | None
 
 
@@ -154,6 +155,7 @@ def _row(key: CellKey, found: Mapping[CellKey, Cells]) -> Row:
         sum(cell.refused for cell in several),
         _mean(cell.unguarded for cell in several),
         math.fsum(cell.seconds for cell in several) / len(several),
+        math.fsum(cell.cpu_seconds for cell in several) / len(several),
         *(_mean(getattr(cell, name) for cell in several) for name in _MEANS),
     )
 
@@ -209,7 +211,7 @@ def _contrast(
         mean_interval(pairs),
         sum(pair > _ROUNDING for pair in pairs),
         sum(pair < -_ROUNDING for pair in pairs),
-        _ratio([first[u].seconds for u in users], [second[u].seconds for u in users]),
+        _ratio([first[u].cpu_seconds for u in users], [second[u].cpu_seconds for u in users]),
         _ratio([first[u].added_mb for u in users], [second[u].added_mb for u in users]),
     )
 

@@ -99,6 +99,7 @@ def _costs(summary: Summary) -> _Table:
         ("weights gone", lambda row: _number(row.weights, "{:.0%}")),
         ("multiply-adds gone", lambda row: _number(row.macs, "{:.0%}")),
         ("seconds", lambda row: _number(row.seconds, "{:.2f}")),
+        ("of the processor", lambda row: _number(row.cpu_seconds, "{:.2f}")),
         ("in plain passes", lambda row: _number(row.passes, "{:.1f}")),
         ("added memory, MB", lambda row: _number(row.added_mb, "{:.0f}")),
     )
@@ -119,7 +120,7 @@ def _contrasts(summary: Summary, samples: int | None) -> _Table:
         ("difference", lambda made: _interval(made.difference, "{:+.3f}")),
         ("better", lambda made: str(made.better)),
         ("worse", lambda made: str(made.worse)),
-        ("time ratio", lambda made: _number(made.seconds_ratio, "{:.3g}")),
+        ("time ratio", lambda made: _number(made.time_ratio, "{:.3g}")),
         ("memory ratio", lambda made: _number(made.memory_ratio, "{:.3g}")),
     )
     rows = [made for made in summary.contrasts if made.samples == samples]

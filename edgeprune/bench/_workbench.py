@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -150,19 +149,20 @@ class Workbench:
         return self._seen(self.test)
 
     @cached_property
-    def _dense_adapt(self) -> tuple[Seen, float]:
+    def _dense_adapt(self) -> tuple[Seen, Cost]:
         everything = Stream(self._adapt, range(len(self._adapt)))
-        started = time.perf_counter()
-        seen = self._seen(everything)
-        return seen, (time.perf_counter() - started) / len(everything)
+        with measured() as cost:
+            seen = self._seen(everything)
+        return seen, cost
 
     def dense_adapt(self, samples: int) -> Seen:
         """The dense network on an adaptation stream."""
         return self._dense_adapt[0].take(self.user.stream(samples))
 
-    def pass_seconds(self, samples: int) -> float:
+    def plain_pass(self, samples: int) -> Cost:
         """Time of one plain forward pass over an adaptation stream."""
-        return self._dense_adapt[1] * samples
+        cost, share = self._dense_adapt[1], samples / len(self._adapt)
+        return Cost(cost.seconds * share, cost.cpu_seconds * share)
 
     def _seen(self, stream: Stream) -> Seen:
         names = [self.graph.output]
@@ -239,4 +239,6 @@ class Workbench:
         _ = self._dense_adapt, self.dense_test
         with measured() as cost:
             logits = work()
-        return Answer(logits, Cost(cost.seconds + self.pass_seconds(samples), None))
+        plain = self.plain_pass(samples)
+        spent = Cost(cost.seconds + plain.seconds, cost.cpu_seconds + plain.cpu_seconds)
+        return Answer(logits, spent)

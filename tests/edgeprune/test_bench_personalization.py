@@ -520,6 +520,7 @@ def test_memory_is_what_was_added() -> None:
     for cost in (first, again):
         assert 150e6 < (cost.added_bytes or 0) < 250e6
         assert cost.seconds > 0
+        assert cost.cpu_seconds > 0
     assert (nothing.added_bytes or 0) < 10e6
 
 
@@ -556,8 +557,8 @@ def three_users() -> Iterable[Cell]:
     ):
         yield cell(name, "A0", dense)
         yield cell(name, "C1", ceiling)
-        yield cell(name, "A1+", kept, seconds=2.0, added_mb=10.0)
-        yield cell(name, "A4", pruned, sparsity=0.5, seconds=6.0, added_mb=30.0, agreement=0.9)
+        yield cell(name, "A1+", kept, cpu_seconds=2.0, added_mb=10.0)
+        yield cell(name, "A4", pruned, sparsity=0.5, cpu_seconds=6.0, added_mb=30.0, agreement=0.9)
 
 
 def test_means_and_paired_differences_by_hand() -> None:
@@ -580,7 +581,7 @@ def test_means_and_paired_differences_by_hand() -> None:
     contrast = contrasts["A4", "A1+"]
     assert contrast.difference.mean == pytest.approx(-0.07)
     assert (contrast.better, contrast.worse) == (0, 2)
-    assert contrast.seconds_ratio == contrast.memory_ratio == 3.0
+    assert contrast.time_ratio == contrast.memory_ratio == 3.0
     assert contrasts["A1+", "A0"].sparsity is None
     assert ("A4", "C4") not in contrasts
 
