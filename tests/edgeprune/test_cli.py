@@ -158,6 +158,8 @@ def test_control_c_is_exit_130_and_changes_nothing(home, data, pictures):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background jobs ignore Ctrl-C, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     ) as running:
         assert running.stderr is not None
         assert "watching" in running.stderr.readline()
