@@ -67,6 +67,8 @@ def _page(proofs: Sequence[Proof], missing: Sequence[str]) -> str:
     below = [p for p in proofs if p.prunable_share < LEAST_SHARE[p.family]]
     notes = [f"- {p.name} ({p.exporter}) is below its family's share." for p in below]
     notes += [f"- not tried: {line}" for line in missing]
+    absent = [name for name in ZOO if name not in {proof.name for proof in proofs}]
+    notes += [f"- not in this run: {', '.join(absent)}."] if absent else []
     frozen = [
         f"- **{p.name}**: " + "; ".join(f"`{group}`: {why}" for group, why in p.frozen)
         for p in proofs
