@@ -218,6 +218,9 @@ def recurrent(layout: Layout, node: onnx.NodeProto) -> None:
     layout.cut(node, 2, {1: rows, 2: fresh})
     if len(node.input) > 3 and node.input[3]:
         layout.cut(node, 3, {1: np.tile(rows, 2)})
+    lengths = node.input[4] if len(node.input) > 4 else ""
+    if lengths in layout.ids:
+        layout.units.freeze(layout.ids[lengths], f"{describe(node)} takes it for lengths")
     for place in (5, 6):
         _initial_state(layout, node, place, fresh)
     for name in node.output:

@@ -177,7 +177,7 @@ def gather(layout: Layout, node: onnx.NodeProto) -> None:
 
 def _embedding(layout: Layout, node: onnx.NodeProto) -> None:
     table = layout.graph.constants[node.input[0]]
-    layout.pass_nothing(node)
+    layout.freeze(node, "looks rows up by it")
     if table.ndim != 2 or attribute(node, "axis", 0) != 0 or table.dtype != np.float32:
         return
     fresh = layout.units.fresh(table.shape[1])
