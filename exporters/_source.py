@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from ..runtime.errors import ExportError
-from ._protos import all_tensors
+from ._protos import all_tensors, check_texts
 from ._types import check_types
 
 __all__ = ["LARGEST_BYTES", "Source", "check_size", "read_source"]
@@ -41,6 +41,7 @@ def read_source(model: onnx.ModelProto | str | Path) -> Source:
     """
     if isinstance(model, onnx.ModelProto):
         check_size(sum(map(_bytes_inside, all_tensors(model))))
+        check_texts(model)
         check_types(model)
         _check_self_contained(model)
         source = Source(model, ())
@@ -73,6 +74,7 @@ def _read_files(path: Path) -> Source:
         raise
     except Exception as error:  # protobuf's DecodeError, which moves between its modules
         raise ExportError(f"{path} is no ONNX model: it cannot be parsed.") from error
+    check_texts(model)
     check_types(model)  # before sizes are computed: the small types are packed
     outside = [t for t in all_tensors(model) if t.data_location == TensorProto.EXTERNAL]
     places = [_place(tensor, path.parent) for tensor in outside]

@@ -162,7 +162,7 @@ def _takes_bias(
 
 def _bias_node(graph: Graph, node: onnx.NodeProto) -> onnx.NodeProto:
     outputs, written = graph.constants[node.input[1]].shape[1], node.output[0]
-    product, bias = graph.unique(f"{written}.product"), graph.unique(f"{written}.bias")
+    product, bias = graph.unique(f"{written}.product"), graph.unique(f"{written}.zeros")
     note_shape(graph, product, written, {})
     graph.constants[bias] = np.zeros(outputs, np.float32)
     node.output[0] = product

@@ -11,6 +11,7 @@ from ._protos import all_nodes, all_tensors
 __all__ = ["check_types"]
 
 _ADVICE = "edgeprune exports float32 networks: export it before that. Nothing was written."
+_NAMES = {number: str(name) for name, number in TensorProto.DataType.items()}
 _SMALL = ("FLOAT16", "BFLOAT16", "FLOAT8", "FLOAT6", "FLOAT4", "INT4", "UINT4", "INT2", "UINT2")
 _QUANTISED = ("QLinear", "QAttention", "QGemm", "QMoE", "MatMulNBits", "MatMulBnb")
 
@@ -28,9 +29,11 @@ def check_types(model: onnx.ModelProto) -> None:
         if kind.startswith(_SMALL):
             raise ExportError(f"the input {item.name!r} is {kind.lower()}. {_ADVICE}")
     for tensor in all_tensors(model):
-        kind = _name(tensor.data_type)
+        kind, name = _name(tensor.data_type), tensor.name or "a constant"
+        if kind == "UNDEFINED":
+            raise ExportError(f"the model is invalid: {name} is of no known type.")
         if kind.startswith(_SMALL):
-            raise ExportError(f"{tensor.name or 'a constant'} is {kind.lower()}. {_ADVICE}")
+            raise ExportError(f"{name} is {kind.lower()}. {_ADVICE}")
     for node in all_nodes(model):
         name = node.op_type
         if "Quantize" in name or name.startswith(_QUANTISED) or name.endswith("Integer"):
@@ -38,4 +41,4 @@ def check_types(model: onnx.ModelProto) -> None:
 
 
 def _name(elem_type: int) -> str:
-    return str(TensorProto.DataType.Name(elem_type))
+    return _NAMES.get(elem_type, "UNDEFINED")

@@ -89,6 +89,8 @@ def _not_plain_attention(layout: Layout, node: onnx.NodeProto) -> str | None:
     if any(layout.batched(name, 0) for name in node.input[:3]):
         return "lines it up with the batch"
     mask = node.input[3] if len(node.input) > 3 else ""
+    if mask in layout.ids and layout.ids[mask].any():
+        return "has a mask that is computed from it"
     if mask and layout.rank(mask) > 2 and layout.sizes(mask)[-3] > 1:
         return "has a mask for each head"
     return None

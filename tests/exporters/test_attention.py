@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from onnx import helper
 from torch import nn
 from torch.nn import functional as F
 
-from edgeprune.exporters import export
+from edgeprune.exporters import export, export_onnx
 from edgeprune.runtime._ort import make_session
 from edgeprune.runtime.artifact import Artifact
 
+from .onnx_nets import constant, model_of, tensor, value
 from .rows import pruned_rows_replaced
 
 X = torch.zeros(1, 7, 12)
@@ -121,3 +123,36 @@ def test_both_products_count(tmp_path: Path) -> None:
     assert several.macs == one.macs
     assert [group.macs for group in several.groups] == [group.macs for group in one.groups]
     assert several.prunable_macs == several.macs
+
+
+def test_units_of_a_mask_are_frozen(tmp_path: Path) -> None:
+    """What a layer adds to the scores of one place is no unit: the softmax mixes all places."""
+    nodes, shape = [], constant("heads", [0, 7, 4, 4])
+    for name in "qkv":
+        nodes += [
+            helper.make_node("MatMul", ["x", f"{name}.weight"], [f"{name}.flat"], name=name),
+            helper.make_node("Reshape", [f"{name}.flat", "heads"], [f"{name}.split"]),
+            helper.make_node("Transpose", [f"{name}.split"], [f"{name}.4d"], perm=[0, 2, 1, 3]),
+        ]
+    nodes += [
+        helper.make_node("MatMul", ["x", "bias.weight"], ["bias"], name="bias"),
+        helper.make_node("Reshape", ["bias", "one"], ["mask"]),
+        helper.make_node("Attention", ["q.4d", "k.4d", "v.4d", "mask"], ["a"], name="attention"),
+        helper.make_node("Transpose", ["a"], ["t"], perm=[0, 2, 1, 3]),
+        helper.make_node("Reshape", ["t", "joined"], ["f"]),
+        helper.make_node("MatMul", ["f", "out.weight"], ["y"], name="out"),
+    ]
+    constants = [shape, constant("one", [0, 1, 7, 7]), constant("joined", [0, 7, 16])]
+    constants += [tensor(f"{name}.weight", 12, 16) for name in "qkv"]
+    constants += [tensor("bias.weight", 12, 7), tensor("out.weight", 16, 5)]
+    model = model_of(
+        nodes,
+        constants,
+        inputs=[value("x", ["batch", 7, 12])],
+        outputs=[value("y", ["batch", 7, 5])],
+        opset=23,
+    )
+    info = export_onnx(model, tmp_path / "net.onnx").info
+    assert info.prunable == ()
+    reason = info.group_by_name["bias"].frozen
+    assert reason == "Attention 'attention' has a mask that is computed from it"

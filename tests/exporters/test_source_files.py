@@ -7,12 +7,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeprune.exporters import _source, export, export_onnx
@@ -131,6 +134,48 @@ def test_a_model_cut_short(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert "No such file" in refused(tmp_path / "in.onnx", tmp_path)
     assert "cannot read the model" in refused(tmp_path, tmp_path)
+
+
+edits = st.lists(
+    st.tuples(
+        st.sampled_from(["put", "cut", "add"]),
+        st.integers(0, 10**6),
+        st.binary(min_size=1, max_size=4),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(edits)
+@example([("put", 30, b"\xff")])
+def test_damaged_models_are_exported_or_refused(changes: list[tuple[str, int, bytes]]) -> None:
+    """Whatever a few wrong bytes make of a model, nothing but our own error comes of it."""
+    content = bytearray(around().SerializeToString())
+    for how, where, what in changes:
+        start = where % len(content)
+        end = start if how == "add" else start + len(what)
+        content[start:end] = b"" if how == "cut" else what
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "in.onnx").write_bytes(content)
+        try:
+            export_onnx(folder / "in.onnx", folder / "out.onnx")
+        except ExportError:
+            assert [file.name for file in folder.iterdir()] == ["in.onnx"]
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    content = around().SerializeToString().replace(b"head.weight", b"head\xffweight")
+    (tmp_path / "in.onnx").write_bytes(content)
+    assert "names that are not UTF-8 text" in refused(tmp_path / "in.onnx", tmp_path)
+
+
+def test_a_weight_of_a_type_that_there_is_none(tmp_path: Path) -> None:
+    model = around()
+    model.graph.initializer[0].data_type = 65
+    assert "a.weight is of no known type" in refused(model, tmp_path)
 
 
 # --- tensors in files of their own --------------------------------------------------------------
