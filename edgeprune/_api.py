@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from ._evaluate import compare
-from ._labels import Classes, LabelFrom, read_label_map, sample_labels
-from ._network import Network, OnProgress, as_arrays, as_paths, labelled_folder, silent
+from ._labels import LabelFrom
+from ._network import Network, OnProgress, as_arrays, as_paths, silent
 from ._profile_export import write_personalized_copy
 from ._results import Evaluation, ProfileReport
 from ._sources import CACHE_SHARE, ArraySource, FolderSource, OnUnusable, Samples, reasons
@@ -183,21 +183,19 @@ class Model(Network):
             SourceError: the folder or a table cannot be used.
             NotEnoughSamples: no labelled file could be read.
         """
-        self.info.require_single("scoring")
-        folder = labelled_folder(self.preprocess, Path(source), labels)
-        classes = Classes(self.info, None if label_map is None else read_label_map(label_map))
-        named = sample_labels(folder, label_from)
-        wanted, unknown = classes.find_all(named, skip_unknown=skip_unknown)
+        found = self._labelled(Path(source), labels, label_from, label_map, skip_unknown)
         sessions = [self._new_session(None)]
         if self._name is not None:
             sessions.append(self._running())
-        evaluation = compare(sessions, folder, wanted, classes.count, on_progress or silent)
+        evaluation = compare(
+            sessions, found.folder, found.wanted, found.classes, on_progress or silent
+        )
         return replace(
             evaluation,
             profile=self._name,
             generation=self.generation,
-            unknown=tuple(unknown.most_common()),
-            unlabelled=named.count(None),
+            unknown=found.unknown,
+            unlabelled=found.unlabelled,
         )
 
     @property

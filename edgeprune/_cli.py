@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import os
 import sys
 from typing import Any
@@ -12,6 +10,7 @@ import click
 
 from . import __version__
 from ._cli_common import CliError
+from ._cli_groups import LazyGroup
 
 __all__ = ["cli", "main"]
 
@@ -60,32 +59,11 @@ class _OutputGone(click.ClickException):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class _Cli(click.Group):
-    """Imports a command when it is called, and turns errors into messages."""
+class _Cli(LazyGroup):
+    """Turns errors into messages."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        module = importlib.import_module(f"._cli_{cmd_name}", __package__)
-        command = getattr(module, cmd_name)
-        assert isinstance(command, click.Command)
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
-            close = difflib.get_close_matches(args[0], list(_COMMANDS), n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            ctx.fail(f"No such command {args[0]!r}.{hint}")
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+    modules = "_cli_"
+    short_help_of = _COMMANDS
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

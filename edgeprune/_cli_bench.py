@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-
 import click
+
+from ._cli_groups import LazyGroup
 
 __all__ = ["bench"]
 
@@ -18,23 +18,9 @@ _COMMANDS = {
 }
 
 
-class _Bench(click.Group):
-    """Imports a command when it is called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        module = importlib.import_module(f"._cli_bench_{cmd_name}", __package__)
-        command = getattr(module, cmd_name)
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+class _Bench(LazyGroup):
+    modules = "_cli_bench_"
+    short_help_of = _COMMANDS
 
 
 @click.group(cls=_Bench)

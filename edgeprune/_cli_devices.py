@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import numpy as np
 
 from ._cli_common import Output, output_options
 from ._cli_format import pairs, percent, table
+from ._cli_groups import SuggestingGroup
 from .devices import (
     AudioChunk,
     Camera,
@@ -43,19 +43,7 @@ _METER_S: Final = 0.1
 _LINE_S: Final = 1.0
 
 
-class _Group(click.Group):
-    """Suggests the command that was meant."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        close = difflib.get_close_matches(args[0], self.commands, n=1) if args else []
-        if args and args[0] not in self.commands and close:
-            ctx.fail(f"No such command {args[0]!r}. Did you mean {close[0]!r}?")
-        return super().resolve_command(ctx, args)
-
-
-@click.group(cls=_Group)
+@click.group(cls=SuggestingGroup)
 def devices() -> None:
     """List and test the microphones and cameras of this computer."""
 

@@ -13,6 +13,7 @@ import click
 from ._api import Model
 from ._cli_common import Output, model_argument, open_model, output_options, store_option
 from ._cli_format import pairs, percent, size, table
+from ._cli_groups import SuggestingGroup
 from .runtime.artifact import Artifact
 from .runtime.errors import ProfileNotFound
 from .runtime.store import DENSE, ProfileSummary
@@ -22,19 +23,7 @@ __all__ = ["profiles"]
 _name = click.argument("name")
 
 
-class _Group(click.Group):
-    """Suggests the command that was meant."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        close = difflib.get_close_matches(args[0], self.commands, n=1) if args else []
-        if args and args[0] not in self.commands and close:
-            ctx.fail(f"No such command {args[0]!r}. Did you mean {close[0]!r}?")
-        return super().resolve_command(ctx, args)
-
-
-@click.group(cls=_Group)
+@click.group(cls=SuggestingGroup)
 def profiles() -> None:
     """List, show, activate, roll back, forget or export the profiles of a model.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,10 +19,21 @@ from .runtime.artifact import Artifact, ModelInfo
 from .runtime.errors import InputError
 from .runtime.session import Session
 
-__all__ = ["Network", "OnProgress", "as_arrays", "as_paths", "labelled_folder", "silent"]
+__all__ = ["Network", "OnProgress", "as_arrays", "as_paths", "silent"]
 
 OnProgress = Callable[[str, float], None]
 _BATCH = 8
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Samples to score on: for each the class that it should be given, None to leave it out."""
+
+    folder: SampleFolder
+    wanted: Sequence[int | None]
+    classes: int
+    unknown: tuple[tuple[str, int], ...]
+    unlabelled: int
 
 
 class Network:
@@ -115,20 +127,33 @@ class Network:
             SourceError: the folder or a table cannot be used.
             NotEnoughSamples: no labelled file could be read.
         """
-        self.info.require_single("scoring")
         self._check_alike(others)
-        folder = labelled_folder(self.preprocess, Path(source), labels)
+        found = self._labelled(Path(source), labels, label_from, label_map, skip_unknown)
+        return side_by_side(
+            [(one.title, one._running()) for one in (self, *others)],
+            found.folder,
+            found.wanted,
+            found.classes,
+            unknown=found.unknown,
+            unlabelled=found.unlabelled,
+            on_progress=on_progress or silent,
+        )
+
+    def _labelled(
+        self,
+        source: Path,
+        labels: str | Path | None,
+        label_from: LabelFrom,
+        label_map: str | Path | None,
+        skip_unknown: bool,
+    ) -> Labelled:
+        self.info.require_single("scoring")
+        folder = _labelled_folder(self.preprocess, source, labels)
         classes = Classes(self.info, None if label_map is None else read_label_map(label_map))
         named = sample_labels(folder, label_from)
         wanted, unknown = classes.find_all(named, skip_unknown=skip_unknown)
-        return side_by_side(
-            [(one.title, one._running()) for one in (self, *others)],
-            folder,
-            wanted,
-            classes.count,
-            unknown=tuple(unknown.most_common()),
-            unlabelled=named.count(None),
-            on_progress=on_progress or silent,
+        return Labelled(
+            folder, wanted, classes.count, tuple(unknown.most_common()), named.count(None)
         )
 
     def _check_alike(self, others: Sequence[Network]) -> None:
@@ -209,7 +234,7 @@ def _prediction(
     return Prediction(ranked[0][0], order[0], ranked[0][1], ranked, path)
 
 
-def labelled_folder(
+def _labelled_folder(
     preprocess: Preprocess, source: Path, labels: str | Path | None
 ) -> SampleFolder:
     """A folder of classes, a table of file,label, or a folder with a table beside it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,19 @@ class Quartiles:
     third: float
 
 
+def scores_to_json(
+    fields: Mapping[str, Any], unknown: Iterable[tuple[str, int]], rejected: Rejected
+) -> dict[str, Any]:
+    """The fields of scores as plain JSON values, with the methods that the intervals come from."""
+    return {
+        **fields,
+        "difference_method": "Agresti-Min paired 95 % interval",
+        "accuracy_method": "Wilson 95 % interval",
+        "unknown": dict(unknown),
+        "rejected": rejected_to_json(rejected),
+    }
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """A network against labels: dense, and personalised where there is a profile.
@@ -135,10 +148,4 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {
-            **asdict(self),
-            "difference_method": "Agresti-Min paired 95 % interval",
-            "accuracy_method": "Wilson 95 % interval",
-            "unknown": dict(self.unknown),
-            "rejected": rejected_to_json(self.rejected),
-        }
+        return scores_to_json(asdict(self), self.unknown, self.rejected)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._evaluate import Scores, difference_interval, score
-from ._results import Accuracy, Rejected, rejected_to_json
+from ._results import Accuracy, Rejected, scores_to_json
 from ._sources import reasons
 from ._timing import Limits, Ratio, Timing, Verdict, measure
 from .devices import SampleFolder
@@ -68,13 +68,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {
-            **asdict(self),
-            "difference_method": "Agresti-Min paired 95 % interval",
-            "accuracy_method": "Wilson 95 % interval",
-            "unknown": dict(self.unknown),
-            "rejected": rejected_to_json(self.rejected),
-        }
+        return scores_to_json(asdict(self), self.unknown, self.rejected)
 
 
 def side_by_side(

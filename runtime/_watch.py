@@ -93,7 +93,9 @@ def _merge(
     statistics: Mapping[str, SiteStatistics],
 ) -> None:
     """Take in the probes of some batches and forget them: one by one they would cost a tenth."""
-    for site, values in zip(sites, zip(*waiting, strict=True), strict=bool(waiting)):
+    if not waiting:
+        return
+    for site, values in zip(sites, zip(*waiting, strict=True), strict=True):
         together = np.concatenate([_pooled(value, site.channel_axis) for value in values])
         statistics[site.tensor].pooled.update(together)
     waiting.clear()

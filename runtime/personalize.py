@@ -119,10 +119,11 @@ def personalize(
 
     Raises:
         NotEnoughSamples: fewer than ten usable samples.
-        InputError: a sample does not fit the model.
+        InputError: a sample does not fit the model, or the model has several inputs or outputs.
         GuardRefused: the outcome agrees too little with the dense network.
     """
     started = time.perf_counter()
+    artifact.info.require_single("personalising")
     state = _begin(artifact, source, settings or Settings(), on_progress)
     seen = _watch(state)
     _normalize(state, seen)
