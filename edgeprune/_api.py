@@ -262,6 +262,7 @@ class Model(Network):
         samples: str | Path | Sequence[NDArray[Any]] | None = None,
         timing: bool = True,
         update_profile: bool = False,
+        int8: bool = False,
         on_progress: OnProgress | None = None,
         on_unusable: OnUnusable | None = None,
     ) -> CompactionReport:
@@ -276,10 +277,13 @@ class Model(Network):
             timing: measure whether it is faster here than the masked network.
             update_profile: after rounding down, save the masks that are in force as a new
                 generation of the profile in use.
+            int8: quantise it, calibrated on two thirds of `samples` and judged on the others; what
+                is written stays in float where int8 is not faster here, or harms.
             on_progress: called with the name of a step and the share of it that is done.
             on_unusable: called with each file of `samples` that cannot be used, and why.
 
         Raises:
+            InputError, NotEnoughSamples: int8 is asked for and cannot be calibrated or judged.
             CompactError: it would compute something else, or cannot be written; nothing was.
             ProfileError: the profile cannot be saved.
         """
@@ -301,6 +305,7 @@ class Model(Network):
             samples=samples,
             threads=self._threads,
             timing=timing,
+            int8=int8,
             on_progress=on_progress or silent,
             on_unusable=on_unusable,
         )

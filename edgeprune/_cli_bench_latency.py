@@ -50,6 +50,7 @@ __all__ = ["latency"]
     help="The dense network as its framework exports it. Default: MODEL without its masks.",
 )
 @click.option("--no-statistics", is_flag=True, help="Leave out the statistics pass.")
+@click.option("--no-int8", is_flag=True, help="Leave out the compacted networks in int8.")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0.1),
@@ -72,6 +73,7 @@ def latency(
     channel_multiple: int,
     plain: Path | None,
     no_statistics: bool,
+    no_int8: bool,
     seconds: float,
     seed: int,
     plot: Path | None,
@@ -79,7 +81,7 @@ def latency(
     store: Path | None,
     output: Output,
 ) -> None:
-    """Time MODEL dense, masked, watched (the statistics pass) and compacted, in turns.
+    """Time MODEL dense, masked, watched (the statistics pass), compacted and in int8, in turns.
 
     The reference is the dense network. A ratio whose interval touches what the dense network
     differs from itself is no difference.
@@ -101,6 +103,7 @@ def latency(
             channel_multiple=channel_multiple,
             scope=scope,
             statistics=not no_statistics,
+            int8=not no_int8,
             limits=Limits(budget_s=seconds),
             seed=seed,
             on_progress=on_progress,

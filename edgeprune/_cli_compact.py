@@ -18,6 +18,7 @@ from ._cli_common import (
 )
 from ._cli_format import count, pairs, percent, size
 from ._compaction import CompactionReport
+from ._int8 import Int8Report
 from .runtime.compact import CompactReport, Rounding
 
 __all__ = ["compact"]
@@ -55,6 +56,11 @@ __all__ = ["compact"]
     metavar="FOLDER",
     help="Real input to compare the masked and the compacted network on.",
 )
+@click.option(
+    "--int8",
+    is_flag=True,
+    help="Compute in int8 where that is faster here and harmless, judged on --samples.",
+)
 @click.option("--no-timing", is_flag=True, help="Do not measure whether it is faster.")
 @store_option
 @threads_option
@@ -69,6 +75,7 @@ def compact(
     rounding: Rounding,
     update_profile: bool,
     samples: Path | None,
+    int8: bool,
     no_timing: bool,
     store: Path | None,
     threads: int | None,
@@ -81,6 +88,10 @@ def compact(
     only beyond the noise: where there is none, keep MODEL, whose masks cost nothing and can be
     undone. --dense writes the network as trained.
     """
+    if int8 and samples is None:
+        raise click.UsageError(
+            "--int8 needs --samples FOLDER: what the user sees or says, to calibrate on."
+        )
     if update_profile and rounding != "down":
         raise click.UsageError("--update-profile belongs to --round down; else nothing changes.")
     opened = open_model(model, store, threads, profile=profile, dense=dense)
@@ -98,6 +109,7 @@ def compact(
             samples=samples,
             timing=not no_timing,
             update_profile=update_profile,
+            int8=int8,
             on_progress=on_progress,
             on_unusable=lambda path, reason: rejected.append((path, reason)),
         )
@@ -116,7 +128,7 @@ def _rows(report: CompactionReport) -> list[tuple[str, str]]:
     rows = [
         (
             "written",
-            f"{made.path} ({size(made.bytes_after)}; the model: {size(made.bytes_before)})",
+            f"{made.path} ({size(report.bytes)}; the model: {size(made.bytes_before)})",
         ),
         ("profile", _profile(report)),
         ("units", f"{count(kept)} of {count(before)} kept, {count(left)} are there{padded}"),
@@ -128,10 +140,23 @@ def _rows(report: CompactionReport) -> list[tuple[str, str]]:
         ("multiply-adds", _gone(made.macs_before, made.macs_after)),
         ("worst error", _errors(made)),
     ]
+    if report.int8 is not None:
+        rows += _int8(report.int8)
     if report.timing is not None and report.speed is not None:
         sentence = report.timing["compacted"].ratio.sentence(report.speed)
         rows.append(("latency", f"{sentence}, {report.threads} threads, one sample"))
         rows += [("  remark", remark) for remark in report.timing.remarks]
+    return rows
+
+
+def _int8(int8: Int8Report) -> list[tuple[str, str]]:
+    rows = [("int8", "written" if int8.used else f"not used, float was written: {int8.reason}")]
+    if int8.verdict is not None:
+        told = f"same class as float on {percent(int8.verdict.agreement)}"
+        lost = f"{int8.verdict.expected_loss:.1%} of the answers expected to be lost"
+        rows.append(("  judged", f"{told} of {int8.verdict.samples} samples; {lost}"))
+    if int8.timing is not None and int8.speed is not None:
+        rows.append(("  latency", int8.timing["int8"].ratio.sentence(int8.speed)))
     return rows
 
 

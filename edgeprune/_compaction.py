@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._int8 import MOST_SAMPLES as MOST_INT8_SAMPLES
+from ._int8 import Int8Report, check_int8, make_int8
 from ._network import OnProgress, silent
 from ._probe import random_feeds, some_samples
 from ._sources import OnUnusable
@@ -38,6 +40,8 @@ class CompactionReport:
         profile, generation: what was compacted; None for the network as trained.
         updated_generation: the generation that holds the masks after rounding down, if saved.
         changed_units: units that rounding down removed beyond the profile's masks.
+        int8: what came of int8; None if it was not asked for. Where it is used, ``timing`` and
+            ``bytes`` are those of the int8 network.
     """
 
     compact: CompactReport
@@ -47,6 +51,14 @@ class CompactionReport:
     generation: int | None = None
     updated_generation: int | None = None
     changed_units: int = 0
+    int8: Int8Report | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Of the file that was written."""
+        if self.int8 is not None and self.int8.used and self.int8.bytes is not None:
+            return self.int8.bytes
+        return self.compact.bytes_after
 
     @property
     def speed(self) -> Verdict | None:
@@ -69,6 +81,8 @@ class CompactionReport:
         """As plain JSON values."""
         return {
             **self.compact.to_dict(),
+            "bytes_after": self.bytes,
+            "int8": None if self.int8 is None else self.int8.to_dict(),
             "profile": self.profile,
             "generation": self.generation,
             "updated_generation": self.updated_generation,
@@ -92,29 +106,48 @@ class Job:
     samples: str | Path | Sequence[NDArray[Any]] | None = None
     threads: int | None = None
     timing: bool = True
+    int8: bool = False
     on_progress: OnProgress = silent
     on_unusable: OnUnusable | None = None
 
 
 def compact_model(job: Job) -> tuple[CompactionReport, Profile | None]:
     """Compact, measure; return also the profile that rounding down made, if it changed any mask."""
-    samples = job.samples
-    if isinstance(samples, str | Path):
-        samples = some_samples(job.artifact, samples, _MOST_SAMPLES, job.on_unusable)
+    samples = _samples(job)
+    threads = job.threads or default_threads()
     report = compact(
         job.artifact,
         job.profile,
         job.path,
         channel_multiple=job.channel_multiple,
         rounding=job.rounding,
-        samples=samples,
+        samples=None if samples is None else samples[:_MOST_SAMPLES],
         progress=lambda line: job.on_progress(line, 0.0),
     )
     rounded = None if job.profile is None else _rounded(job.artifact, job.profile, report)
-    threads = job.threads or default_threads()
+    int8 = None
+    if job.int8 and samples is not None:
+        int8 = make_int8(
+            job.path,
+            job.artifact.info,
+            samples,
+            threads=threads,
+            timing=job.timing,
+            on_progress=job.on_progress,
+        )
     timing = _timing(job, rounded or job.profile, threads) if job.timing else None
     changed = 0 if job.rounding == "up" else _changed(job.profile, report)
-    return CompactionReport(report, timing, threads, changed_units=changed), rounded
+    return CompactionReport(report, timing, threads, changed_units=changed, int8=int8), rounded
+
+
+def _samples(job: Job) -> Sequence[NDArray[Any]] | None:
+    samples = job.samples
+    if isinstance(samples, str | Path):
+        most = MOST_INT8_SAMPLES if job.int8 else _MOST_SAMPLES
+        samples = some_samples(job.artifact, samples, most, job.on_unusable)
+    if job.int8:
+        check_int8(job.artifact.info, samples)
+    return samples
 
 
 def _changed(profile: Profile | None, report: CompactReport) -> int:

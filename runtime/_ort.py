@@ -7,10 +7,14 @@ counts are always explicit (a container's CPU limit is not what ONNX Runtime cou
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +24,10 @@ from .errors import ArtifactError, InputError
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime as ort
 
-__all__ = ["ORT_VERSION", "InferenceSession", "make_session", "run"]
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["ORT_VERSION", "InferenceSession", "make_session", "quantize_static", "run"]
 
 ort.disable_telemetry_events()
 ORT_VERSION: str = ort.__version__
@@ -105,3 +112,59 @@ def run(
     except Exception as error:  # onnxruntime's exception types share no public base class
         shapes = {name: value.shape for name, value in feeds.items()}
         raise InputError(f"the model refused an input of shape {shapes}: {error}") from error
+
+
+def quantize_static(
+    model: bytes, feeds: Sequence[Mapping[str, NDArray[Any]]], *, reduce_range: bool
+) -> onnx.ModelProto:
+    """Quantise a model to int8 with ONNX Runtime's own quantiser: QDQ, one scale per channel.
+
+    Raises:
+        Exception: whatever the quantiser raises.
+    """
+    import onnx
+
+    with _quantizer() as quantizer, tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+        source, target = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
+        prepared = onnx.load_from_string(model)
+        # Fuses BatchNorm into convolutions; its symbolic shapes would need another package.
+        quantizer.shape_inference.quant_pre_process(prepared, source, skip_symbolic_shape=True)
+        reader = type("Reader", (quantizer.CalibrationDataReader,), {"get_next": _Next(feeds)})
+        quantizer.quantize_static(
+            source,
+            target,
+            reader(),
+            quant_format=quantizer.QuantFormat.QDQ,
+            activation_type=quantizer.QuantType.QUInt8,
+            weight_type=quantizer.QuantType.QInt8,
+            per_channel=True,
+            reduce_range=reduce_range,
+        )
+        return onnx.load(target)
+
+
+class _Next:
+    """One feed after the other, then None."""
+
+    def __init__(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+        self._feeds = iter(feeds)
+
+    def __call__(self) -> dict[str, NDArray[Any]] | None:
+        feed = next(self._feeds, None)
+        return None if feed is None else dict(feed)
+
+
+@contextmanager
+def _quantizer() -> Iterator[Any]:
+    """The quantiser; what it does to the import path and to the root logger is taken back."""
+    path, root = list(sys.path), logging.getLogger()
+    handlers, disabled = list(root.handlers), logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        import onnxruntime.quantization as quantizer
+
+        yield quantizer
+    finally:
+        logging.disable(disabled)
+        root.handlers[:] = handlers
+        sys.path[:] = path

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .._probe import BoolArray, masked_tensors, random_masks
+from .._probe import BoolArray, masked_tensors, random_feeds, random_masks
 from ..runtime._ort import make_session
 from ..runtime._plan import Scope, groups_in_scope
 from ..runtime.artifact import Artifact
@@ -19,7 +19,8 @@ from ..runtime.profile import Profile, sparsity
 
 __all__ = ["Network", "Pruning", "networks", "prunings"]
 
-Form = Literal["dense", "masked", "compacted"]
+Form = Literal["dense", "masked", "compacted", "int8"]
+_CALIBRATION = 16  # random samples: what int8 says is not judged here, only how long it takes
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def networks(
     wanted: Sequence[Pruning],
     multiples: Sequence[int],
     folder: Path,
+    *,
+    int8: bool = False,
 ) -> list[Network]:
     """The dense network first; then each pruning, masked, and compacted for each multiple.
 
@@ -101,6 +104,10 @@ def networks(
         wanted: what to prune.
         multiples: to which kept units are rounded up, in networks of their own.
         folder: where files go.
+        int8: add the compacted network of the first multiple in int8.
+
+    Raises:
+        CompactError: a network cannot be compacted, or not be quantised.
     """
     from ..runtime.compact import compact
 
@@ -123,7 +130,20 @@ def networks(
             told |= {"parameters": report.parameters_after, "macs": report.macs_after}
             name = f"compacted, {pruning.name}, {_rounded(multiple)}"
             made.append(Network(name, "compacted", told, path))
+            if int8 and multiple == multiples[0]:
+                made.append(_int8(artifact, made[-1]))
     return made
+
+
+def _int8(artifact: Artifact, compacted: Network) -> Network:
+    from ..runtime.quantize import quantize
+
+    assert compacted.path is not None
+    path = compacted.path.with_suffix(".int8.onnx")
+    feeds = [random_feeds(artifact.info, 1, seed) for seed in range(_CALIBRATION)]
+    path.write_bytes(quantize(compacted.path.read_bytes(), feeds))
+    details = {**compacted.details, "network": "int8"}
+    return Network(f"int8, {compacted.name}", "int8", details, path)
 
 
 def _rounded(multiple: int) -> str:

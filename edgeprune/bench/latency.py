@@ -44,6 +44,7 @@ def latency(
     channel_multiple: int = 16,
     scope: Scope = "hidden",
     statistics: bool = True,
+    int8: bool = True,
     limits: Limits | None = None,
     seed: int = 0,
     on_progress: OnProgress = lambda _step, _share: None,
@@ -60,13 +61,14 @@ def latency(
         channel_multiple: to which compaction rounds up; it is measured unrounded too.
         scope: the units that random masks may remove.
         statistics: time the statistics pass of `personalize` too.
+        int8: time the compacted network in int8 too, calibrated on random input.
         limits: how long to measure each combination of threads and batch.
         seed: of masks, input and order.
         on_progress: called with the name of a step and the share of it that is done.
 
     Raises:
         InputError: nothing can be pruned.
-        ArtifactError, CompactError: a network cannot be loaded or compacted.
+        ArtifactError, CompactError: a network cannot be loaded, compacted or quantised.
     """
     limits = limits or Limits(budget_s=20.0)
     rows: list[Row] = []
@@ -75,7 +77,8 @@ def latency(
     with tempfile.TemporaryDirectory(prefix="edgeprune-bench-") as folder:
         on_progress("compacting", 0.0)
         wanted = prunings(artifact, profile, shares, scope, seed)
-        forms = networks(artifact, plain, wanted, (channel_multiple, 1), Path(folder))
+        multiples = (channel_multiple, 1)
+        forms = networks(artifact, plain, wanted, multiples, Path(folder), int8=int8)
         for count in threads:
             for batch in batches:
                 prefix = f"threads {count}, batch {batch}: "

@@ -49,7 +49,7 @@ def by_key(run: BenchRun) -> dict[str, Row]:
 
 def test_latency_has_a_row_for_every_network(measured):
     rows = by_key(measured)
-    assert len(rows) == 4 * (1 + 2 * 3 + 1)
+    assert len(rows) == 4 * (1 + 2 * 4 + 1)
     dense = rows["threads 2, batch 4: dense"]
     assert dense.ratio.low == dense.ratio.high == 1
     assert dense.details["channel_multiple"] is None
@@ -86,6 +86,7 @@ def test_latency_of_a_profile_and_of_a_given_plain_network(tmp_path):
         "dense",
         "masked, profile mine",
         "compacted, profile mine, multiples of 16",
+        "int8, compacted, profile mine, multiples of 16",
         "compacted, profile mine, unrounded",
     ]
     assert run.settings["masks"] == ["profile mine"]
