@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ._compact_model import CompactModel
 
 __all__ = [
+    "MULTIPLE",
     "CliError",
     "Output",
     "against_option",
@@ -46,6 +47,21 @@ class CliError(click.ClickException):
     def show(self, file: Any = None) -> None:
         """Print it, without usage and without traceback."""
         click.echo(f"edgeprune: error: {self.format_message()}", err=True, file=file)
+
+
+class _Multiple(click.ParamType):  # type: ignore[type-arg]  # generic for mypy only
+    """A whole number, or what was measured for this board."""
+
+    name = "integer|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "auto" or value is None:
+            return None
+        return click.IntRange(min=1).convert(value, param, ctx)
+
+
+MULTIPLE = _Multiple()
+"""Type of ``--channel-multiple``: None stands for auto."""
 
 
 @dataclass(frozen=True)

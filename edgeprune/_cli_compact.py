@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
+from ._board import channel_multiple as board_multiple
 from ._cli_common import (
+    MULTIPLE,
     Output,
     command_line,
     model_argument,
@@ -32,10 +34,11 @@ __all__ = ["compact"]
 )
 @click.option(
     "--channel-multiple",
-    type=click.IntRange(min=1),
-    default=16,
+    type=MULTIPLE,
+    default="auto",
     show_default=True,
-    help="Round kept units to multiples of this: other counts may be several times slower.",
+    help="Round kept units to multiples of this: other counts may be several times slower. auto: "
+    "what `edgeprune devices calibrate` found, else 16.",
 )
 @click.option(
     "--round",
@@ -71,7 +74,7 @@ def compact(
     profile: str | None,
     dense: bool,
     target: Path,
-    channel_multiple: int,
+    channel_multiple: int | None,
     rounding: Rounding,
     update_profile: bool,
     samples: Path | None,
@@ -104,7 +107,7 @@ def compact(
     with output.progress() as on_progress:
         report = opened.compact(
             target,
-            channel_multiple=channel_multiple,
+            channel_multiple=channel_multiple or board_multiple(),
             rounding=rounding,
             samples=samples,
             timing=not no_timing,

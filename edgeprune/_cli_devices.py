@@ -45,7 +45,7 @@ _LINE_S: Final = 1.0
 
 @click.group(cls=SuggestingGroup)
 def devices() -> None:
-    """List and test the microphones and cameras of this computer."""
+    """List and test the microphones and cameras of this computer; calibrate its processor."""
 
 
 @devices.command("list")
@@ -309,3 +309,42 @@ def _save(frame: VideoFrame, path: Path) -> str:
 
     Image.fromarray(frame.rgb).save(path)
     return str(path)
+
+
+@devices.command()
+@click.option("--threads", type=click.IntRange(min=1, max=1024), default=1, show_default=True)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.1),
+    default=20.0,
+    show_default=True,
+    help="How long to measure at most.",
+)
+@output_options
+def calibrate(*, threads: int, seconds: float, output: Output) -> None:
+    """Find the multiple of channels that this processor is fastest with, and remember it.
+
+    Networks of pruned sizes are rounded up to several multiples and timed in turns. `edgeprune
+    compact` and `edgeprune personalize` use the outcome from then on, until the processor or ONNX
+    Runtime is another one. Let the machine be quiet meanwhile.
+    """
+    from ._board import calibrate as measure
+    from ._board import save_board
+    from ._timing import Limits
+
+    limits = Limits(budget_s=seconds, fewest=12, most=100)
+    with output.progress() as on_progress:
+        board = measure(
+            threads, limits=limits, on_progress=lambda share: on_progress("calibrating", share)
+        )
+    path = save_board(board)
+    fastest = min(board.ratios.values())
+    rows = [
+        [str(multiple), f"{ratio / fastest:.3f}", "*" if multiple == board.channel_multiple else ""]
+        for multiple, ratio in sorted(board.ratios.items())
+    ]
+    text = table(["multiple", "time / fastest", ""], rows)
+    output.result({**board.to_dict(), "path": str(path)}, text)
+    for remark in board.remarks:
+        output.note(f"edgeprune: {remark}")
+    output.note(f"\nRemembered in {path}; delete it to go back to the default.")

@@ -10,7 +10,9 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 
+from ._board import channel_multiple as board_multiple
 from ._cli_common import (
+    MULTIPLE,
     Output,
     command_line,
     model_argument,
@@ -27,6 +29,8 @@ __all__ = ["personalize", "report_rows", "settings_options"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+_MULTIPLE = "channel-multiple"
+
 # In the order of --help; one entry for every field of Settings.
 _HELP = {
     "sparsity": "Share of the units in scope to mask; 0.5, or 0.2 with light, if not given.",
@@ -40,7 +44,8 @@ _HELP = {
     "max_samples": "Most samples to learn from; of more an even choice is taken.",
     "memory_mb": "Most memory for activations kept between layers, in MB.",
     "threads": "Threads of one operator; what this process may use, at most 4, if not given.",
-    "channel_multiple": "Round kept units to a multiple of this.",
+    "channel_multiple": "Round kept units to a multiple of this. auto: what `edgeprune devices "
+    "calibrate` found, else 8.",
     "holdout": "Share of the samples that only the guard sees.",
     "ridge": "Pull of the repair towards no change.",
     "seed": "For the criterion random.",
@@ -57,8 +62,8 @@ def settings_options(command: _Command) -> _Command:
         name = field.name.replace("_", "-")
         command = click.option(
             f"--{name}/--no-{name}" if hints[field.name] is bool else f"--{name}",
-            type=_option_type(hints[field.name]),
-            default=default,
+            type=MULTIPLE if name == _MULTIPLE else _option_type(hints[field.name]),
+            default="auto" if name == _MULTIPLE else default,
             show_default=default is not None,
             help=_HELP.get(field.name),
         )(command)
@@ -103,6 +108,8 @@ def personalize(
     outcome disagrees too much with the unpruned network on samples that took no part, nothing is
     changed and the exit code is 3.
     """
+    if options["channel_multiple"] is None:
+        options["channel_multiple"] = board_multiple(Settings().channel_multiple)
     try:
         settings = Settings(**options)
     except InputError as error:
