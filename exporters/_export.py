@@ -21,6 +21,7 @@ from ..runtime.errors import ExportError
 from ..runtime.network._cost import node_macs
 from ..runtime.network._graph import Graph, Input, from_model, order_nodes
 from ..runtime.network._layout import analyse
+from ..runtime.network._ranges import note_ranges
 from ..runtime.network._session import Runner
 from ..runtime.network._shapes import infer_shapes
 from ._bind import Size, bind_inputs, fix_sizes, free_batch, guessed_batches
@@ -329,6 +330,7 @@ def prepare(model: onnx.ModelProto) -> Graph:
     graph = from_model(model)
     free_reserved_names(graph)
     simplify(graph)
+    note_ranges(graph)
     infer_shapes(graph)
     while inline_ifs(graph):  # now that sizes are known, more conditions may be
         simplify(graph)

@@ -58,6 +58,7 @@ class Input:
     name: str
     shape: Shape
     elem_type: int = onnx.TensorProto.FLOAT
+    values: tuple[int, int] = (0, 2)  # whole numbers to feed: from, and up to without
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -66,7 +66,7 @@ def _first_line(error: Exception) -> str:
 
 
 def random_feeds(inputs: Sequence[Input], batch: int, seed: int) -> dict[str, NDArray[Any]]:
-    """Random values for every input: normal where they are floats, 0 and 1 elsewhere."""
+    """Random values for every input: normal where they are floats, else what it can be fed."""
     generator = np.random.default_rng(seed)
     feeds: dict[str, NDArray[Any]] = {}
     for item in inputs:
@@ -74,7 +74,7 @@ def random_feeds(inputs: Sequence[Input], batch: int, seed: int) -> dict[str, ND
         if item.dtype.kind == "f":
             feeds[item.name] = generator.standard_normal(sizes, np.float32).astype(item.dtype)
         else:
-            feeds[item.name] = generator.integers(0, 2, sizes).astype(item.dtype)
+            feeds[item.name] = generator.integers(*item.values, sizes).astype(item.dtype)
     return feeds
 
 
