@@ -1,4 +1,4 @@
-"""Inputs of whole numbers are fed what the graph allows: rows of tables, lengths, shares of both."""
+"""Inputs of whole numbers are fed what the graph allows: rows of tables, lengths."""
 
 from __future__ import annotations
 
