@@ -24,7 +24,7 @@ from ..runtime.network._layout import analyse
 from ..runtime.network._ranges import note_ranges
 from ..runtime.network._session import Runner
 from ..runtime.network._shapes import infer_shapes
-from ._bind import Size, bind_inputs, fix_sizes, free_batch, guessed_batches
+from ._bind import Size, bind_inputs, fix_sizes, free_batch, guessed_batches, state_ranks
 from ._branches import inline_ifs
 from ._groups import Plan, make_plan
 from ._masks import insert_masks
@@ -204,6 +204,7 @@ def _bound(
     order_nodes(copy)
     bind_inputs(copy, constants)
     fix_sizes(copy, sizes)
+    state_ranks(copy)
     check_valid(copy)
     return copy
 

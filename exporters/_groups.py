@@ -201,7 +201,9 @@ def _nonlinear(node: onnx.NodeProto) -> bool:
     return node.op_type not in LINEAR and node.op_type not in ("Mul", "Div", "MatMul")
 
 
-def _kind(layout: Layout, group: _Group) -> Literal["hidden", "linear", "residual", "heads", "recurrent"]:
+def _kind(
+    layout: Layout, group: _Group
+) -> Literal["hidden", "linear", "residual", "heads", "recurrent"]:
     if any(dense.kind == "recurrent" for dense in group.producers):
         return "recurrent"
     if any(_sums(layout, step.node) for step in group.between.values()):

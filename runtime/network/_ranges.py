@@ -23,11 +23,9 @@ Range = tuple[int, int]
 
 _UNKNOWN = (0, 2)
 # Operators that hand on the numbers of their first input, and those that do of any.
-_HANDED_ON = frozenset(
-    """
+_HANDED_ON = """
     Identity Reshape Flatten Squeeze Unsqueeze Transpose Slice Split Expand Tile Gather Clip
-    """.split()
-)
+"""
 _JOINED = frozenset(["Concat", "Where"])
 _COMPARED = frozenset(["Less", "LessOrEqual", "Greater", "GreaterOrEqual"])
 # Operators that take whatever numbers there are: a Cast to floats, and these.
@@ -154,7 +152,7 @@ class _Reader:
 def _hands_on(node: onnx.NodeProto, name: str) -> bool:
     if node.op_type == "Cast":
         return attribute(node, "to") in _INTEGERS
-    return node.op_type in _JOINED or (node.op_type in _HANDED_ON and node.input[0] == name)
+    return node.op_type in _JOINED or (node.op_type in _HANDED_ON.split() and node.input[0] == name)
 
 
 def _types(model: onnx.ModelProto) -> Mapping[str, Any]:

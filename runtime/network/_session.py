@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,15 @@ class Runner:
             ) from error
 
 
+_CODES = re.compile(
+    r"(ONNX Runtime \S+ cannot load \S.*?: )?\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : "
+)
+
+
 def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+    """The first line of ONNX Runtime's message, without its codes and the full stop at the end."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+    return _CODES.sub("", text, count=1).rstrip(". ")
 
 
 def random_feeds(inputs: Sequence[Input], batch: int, seed: int) -> dict[str, NDArray[Any]]:

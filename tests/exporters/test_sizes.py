@@ -186,3 +186,29 @@ def test_a_fixed_batch_stays_where_the_network_is_made_for_it(
     model = model_of(nodes, constants, inputs=inputs, outputs=outputs)
     report = export_onnx(model, tmp_path / "net.onnx")
     assert report.info.input_shape == (1, 3, 8, 8)
+
+
+# --- shapes that are not stated -----------------------------------------------------------------
+
+
+def test_an_output_that_does_not_say_its_shape(tmp_path: Path) -> None:
+    """ONNX demands it, and ONNX Runtime runs the model all the same."""
+    model = around(outputs=[value("y", None)])
+    report = export_onnx(model, tmp_path / "net.onnx")
+    assert report.info.classes == 4
+    onnx.checker.check_model(report.path, full_check=True)
+
+
+def test_an_output_whose_shape_nobody_knows(tmp_path: Path) -> None:
+    middle = [helper.make_node("Reshape", ["r", "target"], ["m"])]
+    inputs = [value("x", ["batch", 3, 8, 8]), value("target", ["rank"], TensorProto.INT64)]
+    model = around(middle, inputs=inputs, outputs=[value("m", None)])
+    with pytest.raises(ExportError, match=r"the output 'm' does not say how many axes it has"):
+        export_onnx(model, tmp_path / "net.onnx")
+
+
+def test_an_input_that_does_not_say_its_shape(tmp_path: Path) -> None:
+    model = around(inputs=[value("x", None)])
+    with pytest.raises(ExportError, match=r"the input 'x' does not say .*State its shape"):
+        export_onnx(model, tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []

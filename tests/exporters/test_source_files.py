@@ -108,12 +108,31 @@ BROKEN: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
 }
 
 
+def same_node_name() -> onnx.ModelProto:
+    model = around()
+    model.graph.node[1].name = model.graph.node[0].name
+    return model
+
+
+BROKEN["node name twice"] = (same_node_name, r"ONNX Runtime refuses .* same node name \(a\)\. Not")
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_graphs(tmp_path: Path, name: str) -> None:
     build, message = BROKEN[name]
     with pytest.raises(ExportError, match=message):
         export_onnx(build(), tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_graphs_are_told_in_one_sentence(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ExportError) as caught:
+        export_onnx(BROKEN[name][0](), tmp_path / "out.onnx")
+    message = str(caught.value)
+    assert ".." not in message
+    assert "[ONNXRuntimeError]" not in message
+    assert message.lower().endswith("nothing was written.")
 
 
 @pytest.mark.parametrize(
