@@ -229,7 +229,7 @@ def _runner(model: onnx.ModelProto) -> Runner:
         raise ExportError(
             f"ONNX Runtime cannot run the network; it uses operators that are not standard: "
             f"{', '.join(foreign)}. Export it again from its source with standard operators. "
-            f"Nothing was written. ({error})"
+            "Nothing was written."
         ) from error
 
 
