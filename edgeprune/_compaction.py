@@ -170,7 +170,7 @@ def _timing(job: Job, profile: Profile | None, threads: int) -> Timing:
     tensors = dict(artifact.tensors) | dict(artifact.neutral_masks)
     if profile is not None:
         tensors |= profile.tensors(artifact)
-    feeds = random_feeds(artifact.info, 1, 0)
+    feeds = random_feeds(artifact, 1, 0)
     masked, again = (make_session(artifact.graph, tensors, threads=threads) for _ in range(2))
     small = make_session(job.path, threads=threads)
     return measure(

@@ -14,6 +14,7 @@ from .devices import open_folder
 from .runtime._ort import run
 from .runtime.artifact import Artifact, ChannelGroup, ModelInfo
 from .runtime.errors import InputError, NotEnoughSamples
+from .runtime.network._ranges import integer_ranges
 
 __all__ = [
     "BoolArray",
@@ -33,17 +34,18 @@ _SMALLEST_SCALE = 1e-3  # outputs smaller than this are what cancellation leaves
 _BATCH = 8
 
 
-def random_feeds(info: ModelInfo, batch: int, seed: int) -> Feeds:
-    """Random values for every input: normal where they are floats, 0 and 1 elsewhere."""
+def random_feeds(artifact: Artifact, batch: int, seed: int) -> Feeds:
+    """Random values for every input: normal where they are floats, else what it can be fed."""
     rng = np.random.default_rng([seed, batch])
+    ranges = integer_ranges(artifact.model)
     feeds: Feeds = {}
-    for item in info.inputs:
+    for item in artifact.info.inputs:
         sizes = [batch if size is None else size for size in item.shape]
         dtype = np.dtype(item.dtype)
         if dtype.kind == "f":
             feeds[item.name] = rng.standard_normal(sizes, np.float32).astype(dtype)
         else:
-            feeds[item.name] = rng.integers(0, 2, sizes).astype(dtype)
+            feeds[item.name] = rng.integers(*ranges.get(item.name, (0, 2)), sizes).astype(dtype)
     return feeds
 
 

@@ -281,7 +281,7 @@ class _Check:
     def __post_init__(self) -> None:
         info = self.artifact.info
         self.maskable: list[ChannelGroup] = [g for g in info.prunable if g.units > 1]
-        self.random = [random_feeds(info, batch, self.seed) for batch in _BATCHES]
+        self.random = [random_feeds(self.artifact, batch, self.seed) for batch in _BATCHES]
         self.real = list(sample_feeds(info, self.samples))
         try:
             self.artifact.verify_weights()
@@ -297,8 +297,8 @@ class _Check:
         """Worst difference from the source on random input and on samples."""
         session = self.session()
         only = getattr(source, "batch", None)
-        info, first = self.artifact.info, self.artifact.info.input_name
-        random = self.random if only is None else [random_feeds(info, only, self.seed)]
+        first = self.artifact.info.input_name
+        random = self.random if only is None else [random_feeds(self.artifact, only, self.seed)]
         real = self.real
         if only is not None:
             whole = range(0, len(self.samples) - only + 1, only)
@@ -360,7 +360,7 @@ class _Check:
         mask[self.seed % group.units] = True
         masked = self.session({group.name: mask})
         more = (
-            random_feeds(self.artifact.info, batch, self.seed + further)
+            random_feeds(self.artifact, batch, self.seed + further)
             for further in range(1, 1 + _MORE_SEEDS)
             for batch in _BATCHES
         )

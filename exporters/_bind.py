@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from ..runtime.errors import ExportError
 
-__all__ = ["Size", "bind_inputs", "fix_sizes", "free_batch", "guessed_batches"]
+__all__ = ["Size", "bind_inputs", "fix_sizes", "free_batch", "guessed_batches", "state_ranks"]
 
 Size = int | Literal["batch"]
 """A number, or the batch, whose size stays free."""
@@ -104,6 +104,33 @@ def fix_sizes(model: onnx.ModelProto, sizes: Mapping[str, Size]) -> None:
                 dim.dim_param = _batch_name(model)
     if sizes:
         _forget_shapes(model)
+
+
+def state_ranks(model: onnx.ModelProto) -> None:
+    """After: inputs and outputs say how many axes they have; of outputs it may be inferred.
+
+    ONNX demands it, and ONNX Runtime runs models that do not say it of their outputs.
+
+    Raises:
+        ExportError: it is not known of one of them.
+    """
+    silent = [item for item in model.graph.output if _is_silent(item)]
+    if silent:
+        inferred = onnx.shape_inference.infer_shapes(model).graph.output
+        types = {item.name: item.type for item in inferred}
+        for item in silent:
+            item.type.CopyFrom(types[item.name])
+    for item, what in [*((i, "input") for i in _inputs(model)), *((i, "output") for i in silent)]:
+        if _is_silent(item):
+            raise ExportError(
+                f"the {what} {item.name!r} does not say how many axes it has. State its shape in "
+                "the model, with names for the sizes that are free. Nothing was written."
+            )
+
+
+def _is_silent(item: Any) -> bool:
+    kind = item.type.WhichOneof("value")
+    return kind is None or (kind == "tensor_type" and not item.type.tensor_type.HasField("shape"))
 
 
 def free_batch(model: onnx.ModelProto) -> onnx.ModelProto:

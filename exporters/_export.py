@@ -21,9 +21,10 @@ from ..runtime.errors import ExportError
 from ..runtime.network._cost import node_macs
 from ..runtime.network._graph import Graph, Input, from_model, order_nodes
 from ..runtime.network._layout import analyse
+from ..runtime.network._ranges import note_ranges
 from ..runtime.network._session import Runner
 from ..runtime.network._shapes import infer_shapes
-from ._bind import Size, bind_inputs, fix_sizes, free_batch, guessed_batches
+from ._bind import Size, bind_inputs, fix_sizes, free_batch, guessed_batches, state_ranks
 from ._branches import inline_ifs
 from ._groups import Plan, make_plan
 from ._masks import insert_masks
@@ -203,6 +204,7 @@ def _bound(
     order_nodes(copy)
     bind_inputs(copy, constants)
     fix_sizes(copy, sizes)
+    state_ranks(copy)
     check_valid(copy)
     return copy
 
@@ -227,7 +229,7 @@ def _runner(model: onnx.ModelProto) -> Runner:
         raise ExportError(
             f"ONNX Runtime cannot run the network; it uses operators that are not standard: "
             f"{', '.join(foreign)}. Export it again from its source with standard operators. "
-            f"Nothing was written. ({error})"
+            "Nothing was written."
         ) from error
 
 
@@ -329,6 +331,7 @@ def prepare(model: onnx.ModelProto) -> Graph:
     graph = from_model(model)
     free_reserved_names(graph)
     simplify(graph)
+    note_ranges(graph)
     infer_shapes(graph)
     while inline_ifs(graph):  # now that sizes are known, more conditions may be
         simplify(graph)

@@ -196,18 +196,26 @@ def _note_kinds(tables: _Tables) -> None:
 
 
 def _nonlinear(node: onnx.NodeProto) -> bool:
-    # Mul and Div by a constant are linear; those of two activations were seen as joins.
-    return node.op_type not in LINEAR and node.op_type not in ("Mul", "Div")
+    # Mul and Div by a constant are linear; those of two activations were seen as joins. So is a
+    # product in which one factor has the units: it mixes positions, as single-head attention does.
+    return node.op_type not in LINEAR and node.op_type not in ("Mul", "Div", "MatMul")
 
 
-def _kind(group: _Group) -> Literal["hidden", "linear", "residual", "heads", "recurrent"]:
+def _kind(
+    layout: Layout, group: _Group
+) -> Literal["hidden", "linear", "residual", "heads", "recurrent"]:
     if any(dense.kind == "recurrent" for dense in group.producers):
         return "recurrent"
-    if any(step.node.op_type in ("MatMul", "Attention") for step in group.between.values()):
+    if any(_sums(layout, step.node) for step in group.between.values()):
         return "heads"
     if group.added:
         return "residual"
     return "hidden" if group.nonlinear else "linear"
+
+
+def _sums(layout: Layout, node: onnx.NodeProto) -> bool:
+    """Whether a node sums over the channels of its units, and makes heads of them."""
+    return node.op_type == "Attention" or node.name in layout.summing
 
 
 def _finished(layout: Layout, group: _Group, parameters: int, macs: int) -> ChannelGroup:
@@ -219,7 +227,7 @@ def _finished(layout: Layout, group: _Group, parameters: int, macs: int) -> Chan
     members += [Member(d.node.name, d.node.op_type, "consumer", d.in_axis) for d in group.consumers]
     units = max(len(group.units), 1)
     return ChannelGroup(
-        group.name, units, _kind(group), group.frozen, tuple(members), parameters, macs
+        group.name, units, _kind(layout, group), group.frozen, tuple(members), parameters, macs
     )
 
 

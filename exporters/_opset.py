@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 
 from ..runtime.errors import ExportError
+from ._group_norms import without_old_group_norms
 from ._protos import all_nodes, first_line
 
 __all__ = ["OLDEST_OPSET", "check_valid", "foreign_operators", "modern", "standard_opset"]
@@ -34,14 +35,14 @@ def standard_opset(model: onnx.ModelProto) -> int:
 
 
 def modern(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model in `OLDEST_OPSET` or, if it is newer than that, as it is.
+    """The model in `OLDEST_OPSET` or newer, and without operators that ONNX took back.
 
     Raises:
         ExportError: it cannot be converted.
     """
     version = standard_opset(model)
     if version >= OLDEST_OPSET:
-        return model
+        return without_old_group_norms(model, version)
     from onnx import version_converter
 
     try:
@@ -57,13 +58,13 @@ def modern(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def check_valid(model: onnx.ModelProto) -> None:
-    """Refuse what ONNX's own checker refuses.
+    """Refuse what ONNX's own checker refuses, GroupNormalization 18 apart, which we can replace.
 
     Raises:
         ExportError: the model is invalid.
     """
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(without_old_group_norms(model, standard_opset(model)))
     except Exception as error:  # ValidationError, and what protobuf raises for broken messages
         raise ExportError(
             f"the model is invalid: {first_line(error)}. Nothing was written."

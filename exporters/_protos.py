@@ -72,5 +72,6 @@ def _texts(model: onnx.ModelProto) -> Iterator[Any]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a message that says something."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+    """The first line of a message that says something, without the full stop at its end."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line.rstrip(".") for line in lines if line), repr(error))

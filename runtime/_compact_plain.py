@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 from ._ort import make_session, run
 from .artifact import Artifact
 from .network._graph import Graph, from_model
+from .network._ranges import note_ranges
 from .network._shapes import infer_shapes
 
 __all__ = ["plain_graph"]
@@ -34,6 +35,7 @@ def plain_graph(artifact: Artifact, tensors: Tensors) -> Graph:
     known = {name: tensors[name] for name in tensors if name in read} | folded
     graph.constants |= {name: np.asarray(value) for name, value in known.items()}
     graph.remove_dead()
+    note_ranges(graph)
     infer_shapes(graph)
     return graph
 

@@ -141,7 +141,7 @@ class _Cell:
             yield timing, rows_of(timing, prefix, details)
 
     def _inference(self, prefix: str) -> Timing:
-        feeds = random_feeds(self.artifact.info, self.batch, self.seed)
+        feeds = random_feeds(self.artifact, self.batch, self.seed)
         dense = self.forms[0]
         arms = {form.name: self._call(form, feeds) for form in self.forms}
         return measure(
@@ -202,7 +202,7 @@ class _Again:
 
     def __init__(self, artifact: Artifact, seed: int) -> None:
         self._pool: list[NDArray[np.float32]] = list(
-            random_feeds(artifact.info, _POOL, seed)[artifact.info.input_name]
+            random_feeds(artifact, _POOL, seed)[artifact.info.input_name]
         )
 
     def __len__(self) -> int:

@@ -16,6 +16,7 @@ from ._cut_edit import Edit
 from ._cut_fixed import Fixed
 from ._cut_remains import BoolArray, Remains
 from ._cut_rewrites import REWRITES, cut_constants
+from ._cut_scales import part_scales
 from ._cut_stay import what_stays
 from ._graph import Graph
 from ._layout import Layout
@@ -100,6 +101,7 @@ def cut_to(layout: Layout, keep: BoolArray, remains: Remains) -> Graph:
     for name in edit.graph.outputs:
         fixed.write_out(name)
     graph = edit.finish()
+    part_scales(graph)
     _update_shapes(graph, remains)
     return graph
 

@@ -21,6 +21,7 @@ from onnx import helper, inliner, numpy_helper
 from ..errors import ExportError
 
 __all__ = [
+    "Declared",
     "Graph",
     "Input",
     "Shape",
@@ -57,12 +58,21 @@ class Input:
     name: str
     shape: Shape
     elem_type: int = onnx.TensorProto.FLOAT
+    values: tuple[int, int] = (0, 2)  # whole numbers to feed: from, and up to without
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Its type in numpy's words."""
         dtype: np.dtype[Any] = helper.tensor_dtype_to_np_dtype(self.elem_type)
         return dtype
+
+
+@dataclass(frozen=True)
+class Declared:
+    """ONNX element type and number of axes of an output, as its model states them."""
+
+    elem_type: int
+    rank: int
 
 
 @dataclass
@@ -86,6 +96,8 @@ class Graph:
     """The batch that the source was made for, where it names one."""
     domains: dict[str, int] = field(default_factory=dict)
     """Version of every operator set besides the standard one."""
+    declared: dict[str, Declared] = field(default_factory=dict)
+    """What the source says of its outputs, for those whose sizes cannot be told."""
     _taken: set[str] | None = field(default=None, init=False, repr=False)
     _counts: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
@@ -206,7 +218,18 @@ def from_model(model: onnx.ModelProto) -> Graph:
             for item in model.opset_import
             if item.domain not in ("", "ai.onnx")
         },
+        declared=_declared(model.graph.output),
     )
+
+
+def _declared(outputs: Iterable[Any]) -> dict[str, Declared]:
+    """Of the outputs that are tensors and say how many axes they have."""
+    kinds = {item.name: item.type.tensor_type for item in outputs}
+    return {
+        name: Declared(int(kind.elem_type), len(kind.shape.dim))
+        for name, kind in kinds.items()
+        if kind.elem_type and kind.HasField("shape")
+    }
 
 
 def order_nodes(model: onnx.ModelProto) -> None:
@@ -435,7 +458,7 @@ def _dims(shape: Shape) -> list[int | str]:
 def _value(graph: Graph, name: str) -> onnx.ValueInfoProto:
     shape, dtype = graph.shapes.get(name), graph.dtypes.get(name)
     if shape is None or dtype is None:
-        return helper.make_empty_tensor_value_info(name)
+        return _as_declared(graph, name)
     # A size that is a multiple of the batch is left unnamed.
     sizes = graph.sizes_at_three.get(name, ())
     dims = [
@@ -443,6 +466,14 @@ def _value(graph: Graph, name: str) -> onnx.ValueInfoProto:
         for axis, size in enumerate(shape)
     ]
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), dims)
+
+
+def _as_declared(graph: Graph, name: str) -> onnx.ValueInfoProto:
+    """An output of unknown sizes; the checker wants its type, and how many sizes there are."""
+    declared = graph.declared.get(name)
+    if declared is None:
+        return helper.make_empty_tensor_value_info(name)
+    return helper.make_tensor_value_info(name, declared.elem_type, [None] * declared.rank)
 
 
 def _versioned(proto: onnx.GraphProto, graph: Graph) -> onnx.ModelProto:

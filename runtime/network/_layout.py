@@ -73,6 +73,8 @@ class Layout:
     dense: list[Dense] = field(default_factory=list)
     passed: list[Join] = field(default_factory=list)
     joins: list[Join] = field(default_factory=list)
+    summing: set[str] = field(default_factory=set)
+    """Names of the products of two activations that sum over units, as attention's do."""
     cuts: dict[tuple[str, int], dict[int, Ids]] = field(default_factory=dict)
     frozen: dict[int, str] = field(default_factory=dict)
     """After the analysis: for each class that cannot be pruned, by its root, why."""

@@ -160,6 +160,7 @@ def _product(layout: Layout, node: onnx.NodeProto) -> None:
         return
     contracted = first.shape[-1] > 1 or second.shape[-2] > 1
     if contracted:
+        layout.summing.add(node.name)
         first = layout.tied(node, first, [first.ndim - 1])
         second = layout.tied(node, second, [second.ndim - 2])
     rank = layout.rank(node.output[0])

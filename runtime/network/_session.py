@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,19 @@ class Runner:
             ) from error
 
 
+_CODES = re.compile(
+    r"(ONNX Runtime \S+ cannot load \S.*?: )?\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : "
+)
+
+
 def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+    """The first line of ONNX Runtime's message, without its codes and the full stop at the end."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+    return _CODES.sub("", text, count=1).rstrip(". ")
 
 
 def random_feeds(inputs: Sequence[Input], batch: int, seed: int) -> dict[str, NDArray[Any]]:
-    """Random values for every input: normal where they are floats, 0 and 1 elsewhere."""
+    """Random values for every input: normal where they are floats, else what it can be fed."""
     generator = np.random.default_rng(seed)
     feeds: dict[str, NDArray[Any]] = {}
     for item in inputs:
@@ -74,7 +82,7 @@ def random_feeds(inputs: Sequence[Input], batch: int, seed: int) -> dict[str, ND
         if item.dtype.kind == "f":
             feeds[item.name] = generator.standard_normal(sizes, np.float32).astype(item.dtype)
         else:
-            feeds[item.name] = generator.integers(0, 2, sizes).astype(item.dtype)
+            feeds[item.name] = generator.integers(*item.values, sizes).astype(item.dtype)
     return feeds
 
 

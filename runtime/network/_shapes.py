@@ -160,7 +160,9 @@ class _Seen:
 def _run(graph: Graph, types: Mapping[str, np.dtype[Any]], kept: set[str], batch: int) -> _Seen:
     """Run once; of tensors whose type is known only the sizes are kept, which takes no memory."""
     names = [name for node in graph.nodes for name in node.output if name]
-    sized = {f"{name}.sizes": name for name in names if name in types and name not in kept}
+    sized = {
+        f"edgeprune.sizes.{name}": name for name in names if name in types and name not in kept
+    }
     whole = [name for name in names if name not in types or name in kept]
     asked = [helper.make_node("Shape", [name], [size]) for size, name in sized.items()]
     feeds = random_feeds(graph.inputs, batch, seed=0)
@@ -187,7 +189,7 @@ def _make_constant(graph: Graph, values: Mapping[str, Any]) -> None:
         for place, name in enumerate(node.output):
             if name in values and name not in graph.outputs:
                 graph.constants[name] = np.asarray(values[name])
-                node.output[place] = f"{name}.computed"
+                node.output[place] = graph.unique(f"{name}.computed")
 
 
 def _merge(two: tuple[int, ...], three: tuple[int, ...]) -> Shape | None:

@@ -14,6 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgeprune._cli import cli
+from edgeprune._demo import demo_model
+
+from .studies import SMALL, invoke
 
 HERE = Path(__file__).parent
 PICTURES = {"kind": "image", "height": 32, "width": 32, "mean": [127.0], "std": [64.0]}
@@ -176,3 +179,28 @@ def copied(pictures: Kit, tmp_path: Path) -> Iterator[Kit]:
     for suffix in (".onnx", ".weights", ".masks"):
         shutil.copy(pictures.model.with_suffix(suffix), folder)
     yield Kit(folder / pictures.model.name, pictures.adapt, pictures.test, pictures.weights)
+
+
+@pytest.fixture(scope="session")
+def trees(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Five takes of each digit to adapt to, five others to score on."""
+    root = tmp_path_factory.mktemp("trees")
+    for file in sorted((demo_model().parent / "demo" / "test").rglob("*.wav")):
+        part = "adapt" if int(file.stem) < 5 else "test"
+        target = root / part / file.parent.name
+        target.mkdir(parents=True, exist_ok=True)
+        (target / file.name).symlink_to(file)
+    return root / "adapt", root / "test"
+
+
+@pytest.fixture
+def bench(trees: tuple[Path, Path], tmp_path: Path) -> Callable[..., Result]:
+    """Call the command on the digits, with its results in a file of the test's own."""
+
+    def call(*words: object, model: Path | None = None) -> Result:
+        adapt, test = trees
+        given = (model or demo_model(), "--adapt", adapt, "--test", test, *SMALL)
+        results = ("--results", tmp_path / "results.jsonl")
+        return invoke(*given, *results, *words)
+
+    return call

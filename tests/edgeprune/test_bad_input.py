@@ -18,7 +18,7 @@ EASY = edgeprune.Settings(min_agreement=0.0)
 
 
 @pytest.fixture
-def refused(run, home, contents):
+def assert_refused(run, home, contents):
     """Run a command that must fail; return its message."""
 
     def call(*words: object, exit_code: int = 1) -> str:
@@ -56,56 +56,56 @@ def write_sounds(folder: Path, seconds: float, level: float) -> Path:
 
 @pytest.mark.parametrize("command", ["inspect", "personalize", "predict", "evaluate"])
 @pytest.mark.parametrize("content", [None, b"", b"not a model at all", b"\x08\x07" * 500])
-def test_not_an_onnx_file(refused, tmp_path, command, content):
+def test_not_an_onnx_file(assert_refused, tmp_path, command, content):
     file = tmp_path / "model.onnx"
     if content is not None:
         file.write_bytes(content)
-    message = refused(command, file, *([] if command == "inspect" else [tmp_path]))
+    message = assert_refused(command, file, *([] if command == "inspect" else [tmp_path]))
     assert str(file) in message
     assert "not an ONNX model" in message or "cannot read the model" in message
 
 
-def test_an_onnx_file_that_is_no_artifact(refused, tmp_path):
+def test_an_onnx_file_that_is_no_artifact(assert_refused, tmp_path):
     node = onnx.helper.make_node("Relu", ["x"], ["y"])
     shape = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
     graph = onnx.helper.make_graph([node], "g", shape[:1], shape[1:])
     onnx.save(onnx.helper.make_model(graph), tmp_path / "plain.onnx")
-    message = refused("personalize", tmp_path / "plain.onnx", tmp_path)
+    message = assert_refused("personalize", tmp_path / "plain.onnx", tmp_path)
     assert "not an edgeprune artifact" in message
     assert "edgeprune export" in message
 
 
 @pytest.mark.parametrize("suffix", [".weights", ".masks"])
-def test_a_companion_that_is_missing_or_short(refused, copied, suffix):
+def test_a_companion_that_is_missing_or_short(assert_refused, copied, suffix):
     companion = copied.model.with_suffix(suffix)
     companion.write_bytes(companion.read_bytes()[:100])
-    assert companion.name in refused("personalize", copied.model, copied.adapt)
+    assert companion.name in assert_refused("personalize", copied.model, copied.adapt)
     companion.unlink()
-    assert companion.name in refused("predict", copied.model, copied.adapt)
+    assert companion.name in assert_refused("predict", copied.model, copied.adapt)
 
 
-def test_a_profile_of_another_model(refused, speech, pictures, generation, home):
+def test_a_profile_of_another_model(assert_refused, speech, pictures, generation, home):
     other = edgeprune.load(speech.model).personalize(speech.adapt, settings=EASY)
     shutil.copy(other.path, generation)
-    assert "another model" in refused("predict", pictures.model, pictures.test)
+    assert "another model" in assert_refused("predict", pictures.model, pictures.test)
 
 
-def test_a_truncated_profile(refused, pictures, generation):
+def test_a_truncated_profile(assert_refused, pictures, generation):
     data = generation.read_bytes()
     for length in (0, 7, 100, len(data) - 1):
         generation.write_bytes(data[:length])
-        message = refused("predict", pictures.model, pictures.test)
+        message = assert_refused("predict", pictures.model, pictures.test)
         assert str(generation) in message
         assert "edgeprune profiles rollback MODEL default" in message
 
 
-def test_a_profile_full_of_nan(run, refused, pictures, generation):
+def test_a_profile_full_of_nan(run, assert_refused, pictures, generation):
     data = bytearray(generation.read_bytes())
     start = 8 + int.from_bytes(data[:8], "little")
     floats = len(data[start:]) // 4 * 4
     data[len(data) - floats :] = np.full(floats // 4, np.nan, "<f4").tobytes()
     generation.write_bytes(data)
-    message = refused("evaluate", pictures.model, pictures.test)
+    message = assert_refused("evaluate", pictures.model, pictures.test)
     assert "cannot use" in message
     # The way back that the message names works.
     assert run("profiles", "rollback", pictures.model, "default").exit_code == 0
@@ -113,27 +113,27 @@ def test_a_profile_full_of_nan(run, refused, pictures, generation):
 
 
 @pytest.mark.parametrize("command", ["personalize", "evaluate"])
-def test_an_empty_folder(refused, pictures, tmp_path, command):
+def test_an_empty_folder(assert_refused, pictures, tmp_path, command):
     (tmp_path / "empty").mkdir()
-    assert "No sample was found" in refused(command, pictures.model, tmp_path / "empty")
-    assert "does not exist" in refused(command, pictures.model, tmp_path / "nowhere")
+    assert "No sample was found" in assert_refused(command, pictures.model, tmp_path / "empty")
+    assert "does not exist" in assert_refused(command, pictures.model, tmp_path / "nowhere")
 
 
-def test_nothing_to_predict(refused, pictures, tmp_path):
+def test_nothing_to_predict(assert_refused, pictures, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "none of 1 " in refused("predict", pictures.model, tmp_path / "empty")
+    assert "none of 1 " in assert_refused("predict", pictures.model, tmp_path / "empty")
 
 
-def test_a_folder_of_corrupt_pictures(refused, run, pictures, tmp_path):
+def test_a_folder_of_corrupt_pictures(assert_refused, run, pictures, tmp_path):
     folder = tmp_path / "corrupt" / "n01443537"
     folder.mkdir(parents=True)
     for number in range(12):
         (folder / f"{number}.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture" * number)
     for command in ("personalize", "evaluate"):
-        message = refused(command, pictures.model, tmp_path / "corrupt")
+        message = assert_refused(command, pictures.model, tmp_path / "corrupt")
         assert "0.jpg" in message
         assert "Unusable" in message
-    assert "none of 12 " in refused("predict", pictures.model, folder)
+    assert "none of 12 " in assert_refused("predict", pictures.model, folder)
 
 
 def test_some_corrupt_pictures_are_left_out(run, pictures, tmp_path):
@@ -153,17 +153,17 @@ def test_some_corrupt_pictures_are_left_out(run, pictures, tmp_path):
 
 
 @pytest.mark.parametrize(("seconds", "why"), [(1.0, "silent"), (0.0, "zero length")])
-def test_silence_and_sound_of_zero_length(refused, speech, tmp_path, seconds, why):
+def test_silence_and_sound_of_zero_length(assert_refused, speech, tmp_path, seconds, why):
     folder = write_sounds(tmp_path / "sounds", seconds, level=0.0)
-    assert why in refused("personalize", speech.model, folder)
-    assert "none of 12 " in refused("predict", speech.model, folder)
+    assert why in assert_refused("personalize", speech.model, folder)
+    assert "none of 12 " in assert_refused("predict", speech.model, folder)
 
 
-def test_too_few_samples(refused, pictures, tmp_path):
+def test_too_few_samples(assert_refused, pictures, tmp_path):
     (tmp_path / "few").mkdir()
     for file in sorted(pictures.adapt.iterdir())[:9]:
         shutil.copy(file, tmp_path / "few")
-    assert "at least 10" in refused("personalize", pictures.model, tmp_path / "few")
+    assert "at least 10" in assert_refused("personalize", pictures.model, tmp_path / "few")
 
 
 def test_wrong_shapes_and_values_from_python(pictures, home):
@@ -184,8 +184,8 @@ def test_wrong_shapes_and_values_from_python(pictures, home):
 
 
 @pytest.mark.parametrize("name", ["../x", "", "active", "a" * 65])
-def test_a_name_that_cannot_name_a_profile(refused, pictures, name):
-    message = refused("personalize", pictures.model, pictures.adapt, "--profile", name)
+def test_a_name_that_cannot_name_a_profile(assert_refused, pictures, name):
+    message = assert_refused("personalize", pictures.model, pictures.adapt, "--profile", name)
     assert "cannot name a profile" in message
 
 
@@ -198,16 +198,16 @@ def test_a_store_that_cannot_be_written_is_found_at_once(run, pictures, tmp_path
     assert "watching" not in done.stderr
 
 
-def test_a_profile_that_is_not_there(refused, pictures):
-    message = refused("predict", pictures.model, pictures.test, "--profile", "nobody")
+def test_a_profile_that_is_not_there(assert_refused, pictures):
+    message = assert_refused("predict", pictures.model, pictures.test, "--profile", "nobody")
     assert "edgeprune profiles list MODEL" in message
 
 
-def test_unknown_labels(refused, run, pictures, tmp_path):
+def test_unknown_labels(assert_refused, run, pictures, tmp_path):
     folder = tmp_path / "labelled"
     shutil.copytree(pictures.test, folder)
     (folder / "n01443537").rename(folder / "n01443573")
-    message = refused("evaluate", pictures.model, folder)
+    message = assert_refused("evaluate", pictures.model, folder)
     assert "30 of 120" in message
     assert "did you mean 'n01443537'" in message
     done = run("evaluate", pictures.model, folder, "--skip-unknown")
@@ -215,10 +215,10 @@ def test_unknown_labels(refused, run, pictures, tmp_path):
     (tmp_path / "map.csv").write_text("n01443573,0\n")
     done = run("evaluate", pictures.model, folder, "--label-map", tmp_path / "map.csv")
     assert done.stdout.startswith("samples     120\n")
-    assert "--label-from name-prefix" in refused("evaluate", pictures.model, pictures.adapt)
+    assert "--label-from name-prefix" in assert_refused("evaluate", pictures.model, pictures.adapt)
 
 
-def test_a_table_of_labels(run, refused, pictures, tmp_path):
+def test_a_table_of_labels(run, assert_refused, pictures, tmp_path):
     files = sorted(pictures.adapt.iterdir())[:20]
     table = tmp_path / "labels.csv"
     table.write_text("".join(f"{file},{file.name.split('_')[0]}\n" for file in files))
@@ -227,7 +227,7 @@ def test_a_table_of_labels(run, refused, pictures, tmp_path):
     second = run("evaluate", pictures.model, table, "--json")
     assert '"unlabelled": 0' in second.stdout
     table.write_text("nothing.jpg,n01443537\n")
-    assert "does not exist beside the table" in refused("evaluate", pictures.model, table)
+    assert "does not exist beside the table" in assert_refused("evaluate", pictures.model, table)
 
 
 class TestExport:
@@ -243,8 +243,8 @@ class TestExport:
     def words(self, *more: object, factory="nets:pictures", shape="1x3x32x32"):
         return ("export", factory, "--input", shape, "-o", self.target / "m.onnx", *more)
 
-    def test_a_factory_that_raises(self, refused):
-        message = refused(*self.words(factory="nets:failing"))
+    def test_a_factory_that_raises(self, assert_refused):
+        message = assert_refused(*self.words(factory="nets:failing"))
         assert "ValueError: no such checkpoint" in message
 
     @pytest.mark.parametrize(
@@ -256,23 +256,23 @@ class TestExport:
             ("nets", "package.module:function"),
         ],
     )
-    def test_what_is_no_factory(self, refused, factory, why):
-        assert why in refused(*self.words(factory=factory))
+    def test_what_is_no_factory(self, assert_refused, factory, why):
+        assert why in assert_refused(*self.words(factory=factory))
 
-    def test_weights_that_do_not_fit(self, refused, tmp_path):
+    def test_weights_that_do_not_fit(self, assert_refused, tmp_path):
         torch.save({"0.0.weight": torch.zeros(1), "more": torch.zeros(1)}, tmp_path / "w.pt")
-        message = refused(*self.words("--weights", tmp_path / "w.pt"))
+        message = assert_refused(*self.words("--weights", tmp_path / "w.pt"))
         assert "do not fit" in message
         assert "1 unexpected (more)" in message
         (tmp_path / "w.pt").write_bytes(b"nonsense")
-        assert "plain tensors" in refused(*self.words("--weights", tmp_path / "w.pt"))
+        assert "plain tensors" in assert_refused(*self.words("--weights", tmp_path / "w.pt"))
 
     @pytest.mark.parametrize("shape", ["1x1x32x32", "1x3x32"])
-    def test_a_wrong_input_shape(self, refused, shape):
-        assert "Nothing was written" in refused(*self.words(shape=shape))
+    def test_a_wrong_input_shape(self, assert_refused, shape):
+        assert "Nothing was written" in assert_refused(*self.words(shape=shape))
 
-    def test_a_text_that_is_no_shape(self, refused):
-        assert "1x3x224x224" in refused(*self.words(shape="3,32,32"))
+    def test_a_text_that_is_no_shape(self, assert_refused):
+        assert "1x3x224x224" in assert_refused(*self.words(shape="3,32,32"))
 
     @pytest.mark.parametrize(
         ("words", "why"),
@@ -286,14 +286,14 @@ class TestExport:
             (["--samples", "."], "--preprocess"),
         ],
     )
-    def test_wrong_options(self, refused, words, why):
-        assert why in refused(*self.words(*words))
+    def test_wrong_options(self, assert_refused, words, why):
+        assert why in assert_refused(*self.words(*words))
 
-    def test_samples_that_are_all_corrupt(self, refused, tmp_path):
+    def test_samples_that_are_all_corrupt(self, assert_refused, tmp_path):
         (tmp_path / "bad").mkdir()
         (tmp_path / "bad" / "a.png").write_bytes(b"no picture")
         spec = '{"kind": "image", "height": 32, "width": 32}'
-        message = refused(*self.words("--preprocess", spec, "--samples", tmp_path / "bad"))
+        message = assert_refused(*self.words("--preprocess", spec, "--samples", tmp_path / "bad"))
         assert "a.png" in message
 
     def test_without_torch_the_pip_line_is_told(self, process):

@@ -46,7 +46,7 @@ def small(personalized, run, tmp_path) -> Path:
 
 
 @pytest.fixture
-def refused(run, contents, tmp_path):
+def assert_refused(run, contents, tmp_path):
     """Run a command that must fail; nothing may appear beside what is there."""
 
     def call(*words: object, exit_code: int = 1) -> str:
@@ -251,7 +251,7 @@ def test_networks_that_answer_otherwise_are_not_compared(small, pictures, run):
     assert "scoring" not in done.stderr
 
 
-def test_a_compacted_network_has_no_profiles(small, refused, tmp_path):
+def test_a_compacted_network_has_no_profiles(small, assert_refused, tmp_path):
     for words in (
         ["personalize", small, ADAPT],
         ["inspect", small],
@@ -259,11 +259,11 @@ def test_a_compacted_network_has_no_profiles(small, refused, tmp_path):
         ["compact", small, "-o", tmp_path / "smaller.onnx", "--dense"],
         ["verify", small],
     ):
-        message = refused(*words)
+        message = assert_refused(*words)
         assert "is a compacted network" in message
         assert "Open the model that it was made from" in message
     for words in (["predict", small, TEST, "--dense"], ["evaluate", small, TEST, "--profile", "x"]):
-        assert "which has no profiles" in refused(*words, exit_code=2)
+        assert "which has no profiles" in assert_refused(*words, exit_code=2)
     with pytest.raises(edgeprune.ArtifactError, match="compacted"):
         edgeprune.load(small)
     with pytest.raises(edgeprune.ArtifactError, match="is no compacted network"):
@@ -281,29 +281,33 @@ def test_damaged_metadata(small, run):
     assert "damaged edgeprune metadata" in done.stderr
 
 
-def test_bad_input(personalized, refused, tmp_path):
+def test_bad_input(personalized, assert_refused, tmp_path):
     target = tmp_path / "small.onnx"
-    assert "profile 'nobody'" in refused(
+    assert "profile 'nobody'" in assert_refused(
         "compact", MODEL, "-o", target, "--profile", "nobody", *QUICK
     )
     (tmp_path / "text.onnx").write_text("no model")
-    assert "not an ONNX model" in refused("compact", tmp_path / "text.onnx", "-o", target)
-    assert "cannot read the model" in refused("compact", tmp_path / "nowhere.onnx", "-o", target)
-    assert "does not exist" in refused("compact", MODEL, "-o", target, "--samples", "nowhere")
+    assert "not an ONNX model" in assert_refused("compact", tmp_path / "text.onnx", "-o", target)
+    assert "cannot read the model" in assert_refused(
+        "compact", tmp_path / "nowhere.onnx", "-o", target
+    )
+    assert "does not exist" in assert_refused(
+        "compact", MODEL, "-o", target, "--samples", "nowhere"
+    )
     for path in (tmp_path / "no" / "small.onnx", tmp_path, tmp_path / "small.txt", MODEL):
-        assert "Nothing was written" in refused("compact", MODEL, "-o", path, *QUICK)
+        assert "Nothing was written" in assert_refused("compact", MODEL, "-o", path, *QUICK)
 
 
-def test_wrong_usage(home, refused, tmp_path):
+def test_wrong_usage(home, assert_refused, tmp_path):
     target = tmp_path / "small.onnx"
-    assert "No profile is active" in refused("compact", MODEL, "-o", target, exit_code=2)
+    assert "No profile is active" in assert_refused("compact", MODEL, "-o", target, exit_code=2)
     words = ["compact", MODEL, "-o", target, "--dense"]
-    assert "--update-profile belongs to --round down" in refused(
+    assert "--update-profile belongs to --round down" in assert_refused(
         *words, "--update-profile", exit_code=2
     )
-    message = refused(*words, "--round", "down", "--update-profile")
+    message = assert_refused(*words, "--round", "down", "--update-profile")
     assert "no profile is in use" in message
-    assert "-o" in refused("compact", MODEL, exit_code=2)
+    assert "-o" in assert_refused("compact", MODEL, exit_code=2)
 
 
 def test_an_old_file_stays_when_compaction_fails(personalized, run, tmp_path, monkeypatch):

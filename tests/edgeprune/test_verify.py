@@ -106,6 +106,30 @@ def test_neutral_equals_the_source(exported, module, kind):
     assert report.masked_error is None
 
 
+class Words(torch.nn.Module):
+    """The mean of an embedding of twenty words, and a hidden layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(20, 6)
+        self.hidden, self.head = torch.nn.Linear(6, 8), torch.nn.Linear(8, 3)
+
+    def forward(self, words: torch.Tensor) -> torch.Tensor:
+        return self.head(self.hidden(self.table(words)).relu().mean(1))
+
+
+def test_words_are_drawn_from_the_whole_table(tmp_path):
+    """Of a table whose rows 0 and 1 are right, and no other, nothing is seen with 0 and 1 only."""
+    net = Words().eval()
+    example = torch.zeros(1, 7, dtype=torch.int64)
+    edgeprune.export(net, example, tmp_path / "words.onnx", dynamo=False)
+    assert edgeprune.verify(tmp_path / "words.onnx", source=net, masks=2).ok
+    with torch.no_grad():
+        net.table.weight[2:] += 1
+    report = edgeprune.verify(tmp_path / "words.onnx", source=net, masks=0)
+    assert [failure for failure in report.failures if "differs from the source" in failure]
+
+
 def test_another_source_is_found(exported, module):
     torch.manual_seed(1)
     changed = torch.nn.Sequential(*list(module)[:-1], torch.nn.Linear(32, 4)).eval()

@@ -1,12 +1,17 @@
-"""What the format's `writes` says of an operator's rows, spelled out without the package."""
+"""What the format's `writes` says of an operator's rows, spelled out without the package.
+
+And what follows for those of pruned units: they have no say.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgeprune.runtime._ort import make_session
 from edgeprune.runtime.artifact import Artifact, ModelInfo, Operator
 
 
@@ -64,3 +69,23 @@ def _as_stored(artifact: Artifact, name: str, rows: Any) -> Any:
         return rows.reshape(shape)
     directions = artifact.tensors[operator.weight].shape[0]
     return rows.reshape(directions, -1, 2).swapaxes(1, 2).reshape(shape)
+
+
+def frozen(report: Any) -> dict[str, str]:
+    return dict(report.frozen)
+
+
+def invariant(path: Path, feeds: dict[str, Any] | None = None) -> bool:
+    """Whether a pruned unit of each group has no say, whatever the weights of its rows are."""
+    artifact, rng = Artifact.open(path), np.random.default_rng(0)
+    if feeds is None:
+        feeds = {artifact.info.input_name: rng.standard_normal((2, 3, 8, 8), np.float32)}
+    for group in artifact.info.prunable:
+        mask = np.ones(group.units, np.float32)
+        mask[0] = 0
+        noise = pruned_rows_replaced(artifact, {group.name: mask}, rng)
+        one = make_session(path, {group.mask: mask}).run(None, feeds)[0]
+        two = make_session(path, {group.mask: mask, **noise}).run(None, feeds)[0]
+        if not np.array_equal(one, two):
+            return False
+    return bool(artifact.info.prunable)

@@ -125,6 +125,29 @@ def test_both_products_count(tmp_path: Path) -> None:
     assert several.prunable_macs == several.macs
 
 
+class Neighbours(nn.Module):
+    """A graph network: places take in what their neighbours hold, channel by channel."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.hidden, self.activation, self.head = nn.Linear(12, 9), activation, nn.Linear(9, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        near = (x @ x.transpose(1, 2)).softmax(-1)
+        return self.head((near @ self.activation(self.hidden(x))).mean(1))
+
+
+@pytest.mark.parametrize(("activation", "kind"), [(nn.ReLU(), "hidden"), (nn.Identity(), "linear")])
+def test_units_that_a_product_mixes_place_by_place_are_no_heads(
+    tmp_path: Path, activation: nn.Module, kind: str
+) -> None:
+    net = Neighbours(activation).eval()
+    info = export(net, X, tmp_path / "net.onnx", dynamo=False).info
+    (group,) = info.prunable
+    assert (group.units, group.kind) == (9, kind)
+    assert "MatMul" in [member.op for member in group.members if member.role == "channelwise"]
+
+
 def test_units_of_a_mask_are_frozen(tmp_path: Path) -> None:
     """What a layer adds to the scores of one place is no unit: the softmax mixes all places."""
     nodes, shape = [], constant("heads", [0, 7, 4, 4])

@@ -24,7 +24,7 @@ from edgeprune.runtime.errors import ExportError
 from .onnx_nets import around, constant, model_of, point, save, tensor, value
 
 
-def refused(source: Any, folder: Path) -> str:
+def assert_refused(source: Any, folder: Path) -> str:
     """What is said; nothing may be written."""
     before = sorted(folder.iterdir())
     with pytest.raises(ExportError) as caught:
@@ -108,6 +108,15 @@ BROKEN: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
 }
 
 
+def same_node_name() -> onnx.ModelProto:
+    model = around()
+    model.graph.node[1].name = model.graph.node[0].name
+    return model
+
+
+BROKEN["node name twice"] = (same_node_name, r"ONNX Runtime refuses .* same node name \(a\)\. Not")
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_graphs(tmp_path: Path, name: str) -> None:
     build, message = BROKEN[name]
@@ -116,24 +125,34 @@ def test_broken_graphs(tmp_path: Path, name: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_graphs_are_told_in_one_sentence(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ExportError) as caught:
+        export_onnx(BROKEN[name][0](), tmp_path / "out.onnx")
+    message = str(caught.value)
+    assert ".." not in message
+    assert "[ONNXRuntimeError]" not in message
+    assert message.lower().endswith("nothing was written.")
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"hello, world\n" * 40, b"\x00" * 64, b"\x89PNG\r\n\x1a\n"]
 )
 def test_files_that_are_no_models(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "in.onnx").write_bytes(content)
-    assert "no ONNX model" in refused(tmp_path / "in.onnx", tmp_path)
+    assert "no ONNX model" in assert_refused(tmp_path / "in.onnx", tmp_path)
 
 
 def test_a_model_cut_short(tmp_path: Path) -> None:
     content = around().SerializeToString()
     for length in (10, len(content) // 2, len(content) - 1):
         (tmp_path / "in.onnx").write_bytes(content[:length])
-        refused(tmp_path / "in.onnx", tmp_path)
+        assert_refused(tmp_path / "in.onnx", tmp_path)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    assert "No such file" in refused(tmp_path / "in.onnx", tmp_path)
-    assert "cannot read the model" in refused(tmp_path, tmp_path)
+    assert "No such file" in assert_refused(tmp_path / "in.onnx", tmp_path)
+    assert "cannot read the model" in assert_refused(tmp_path, tmp_path)
 
 
 edits = st.lists(
@@ -169,13 +188,13 @@ def test_damaged_models_are_exported_or_refused(changes: list[tuple[str, int, by
 def test_names_that_are_no_text(tmp_path: Path) -> None:
     content = around().SerializeToString().replace(b"head.weight", b"head\xffweight")
     (tmp_path / "in.onnx").write_bytes(content)
-    assert "names that are not UTF-8 text" in refused(tmp_path / "in.onnx", tmp_path)
+    assert "names that are not UTF-8 text" in assert_refused(tmp_path / "in.onnx", tmp_path)
 
 
 def test_a_weight_of_a_type_that_there_is_none(tmp_path: Path) -> None:
     model = around()
     model.graph.initializer[0].data_type = 65
-    assert "a.weight is of no known type" in refused(model, tmp_path)
+    assert "a.weight is of no known type" in assert_refused(model, tmp_path)
 
 
 # --- tensors in files of their own --------------------------------------------------------------
@@ -209,7 +228,7 @@ def test_tensors_outside_the_folder_are_not_read(tmp_path: Path, location: str) 
     (folder / "data").mkdir(parents=True)
     (tmp_path / "outside.bin").write_bytes(bytes(4096))
     save(around(), folder / "in.onnx", lambda t: point(t, location=location))
-    assert "outside the folder of the model" in refused(folder / "in.onnx", folder)
+    assert "outside the folder of the model" in assert_refused(folder / "in.onnx", folder)
 
 
 def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
@@ -218,13 +237,13 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
     source = save(around(), folder / "in.onnx")
     (folder / "weights.bin").rename(tmp_path / "outside.bin")
     (folder / "weights.bin").symlink_to(tmp_path / "outside.bin")
-    assert "a link that leads out" in refused(source, folder)
+    assert "a link that leads out" in assert_refused(source, folder)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "outside.bin").rename(tmp_path / "elsewhere" / "w.bin")
     (folder / "data").symlink_to(tmp_path / "elsewhere")
     (folder / "weights.bin").unlink()
     save(around(), folder / "in2.onnx", lambda t: point(t, location="data/w.bin"))
-    assert "a link that leads out" in refused(folder / "in2.onnx", folder)
+    assert "a link that leads out" in assert_refused(folder / "in2.onnx", folder)
 
 
 def test_a_link_within_the_folder_is_followed(tmp_path: Path) -> None:
@@ -237,14 +256,14 @@ def test_a_link_within_the_folder_is_followed(tmp_path: Path) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     source = save(around(), tmp_path / "in.onnx")
     (tmp_path / "weights.bin").unlink()
-    assert "'weights.bin' beside the model is missing" in refused(source, tmp_path)
+    assert "'weights.bin' beside the model is missing" in assert_refused(source, tmp_path)
 
 
 @pytest.mark.parametrize("size", [0, 4, 800])
 def test_a_truncated_file(tmp_path: Path, size: int) -> None:
     source = save(around(), tmp_path / "in.onnx")
     os.truncate(tmp_path / "weights.bin", size)
-    assert "weights.bin is too short" in refused(source, tmp_path)
+    assert "weights.bin is too short" in assert_refused(source, tmp_path)
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
@@ -252,7 +271,7 @@ def test_what_is_no_file(tmp_path: Path, make: Any) -> None:
     source = save(around(), tmp_path / "in.onnx")
     (tmp_path / "weights.bin").unlink()
     make(tmp_path / "weights.bin")
-    assert "no regular file" in refused(source, tmp_path)
+    assert "no regular file" in assert_refused(source, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +291,7 @@ def test_what_is_no_file(tmp_path: Path, make: Any) -> None:
 )
 def test_places_that_make_no_sense(tmp_path: Path, entries: dict[str, str], message: str) -> None:
     source = save(around(), tmp_path / "in.onnx", lambda t: point(t, **entries))
-    assert message in refused(source, tmp_path)
+    assert message in assert_refused(source, tmp_path)
 
 
 @pytest.mark.parametrize("dims", [[-6, 3, 3, 3], [6, 2**62, 4]])
@@ -280,7 +299,7 @@ def test_shapes_that_make_no_sense(tmp_path: Path, dims: list[int]) -> None:
     def edit(item: Any) -> None:
         item.dims[:] = dims
 
-    refused(save(around(), tmp_path / "in.onnx", edit), tmp_path)
+    assert_refused(save(around(), tmp_path / "in.onnx", edit), tmp_path)
 
 
 @pytest.mark.parametrize("target", ["in.onnx", "weights.onnx"])
@@ -301,10 +320,12 @@ def test_the_source_is_not_overwritten(tmp_path: Path, target: str) -> None:
 
 def test_models_beyond_what_a_file_can_hold(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(_source, "LARGEST_BYTES", 500)
-    assert "edgeprune exports up to" in refused(around(), tmp_path)
+    assert "edgeprune exports up to" in assert_refused(around(), tmp_path)
     (tmp_path / "in.onnx").write_bytes(around().SerializeToString())
-    assert "edgeprune exports up to" in refused(tmp_path / "in.onnx", tmp_path)
-    assert "edgeprune exports up to" in refused(save(around(), tmp_path / "in2.onnx"), tmp_path)
+    assert "edgeprune exports up to" in assert_refused(tmp_path / "in.onnx", tmp_path)
+    assert "edgeprune exports up to" in assert_refused(
+        save(around(), tmp_path / "in2.onnx"), tmp_path
+    )
     torch = pytest.importorskip("torch")
     with pytest.raises(ExportError, match="edgeprune exports up to"):
         export(torch.nn.Linear(40, 40), torch.zeros(1, 40), tmp_path / "out.onnx")
@@ -357,12 +378,12 @@ def with_types(dtype: Any) -> onnx.ModelProto:
 def test_half_precision_is_refused(tmp_path: Path, dtype: Any) -> None:
     model = with_types(dtype)
     name = np.dtype(dtype).name
-    assert f"'x' is {name}" in refused(model, tmp_path)
+    assert f"'x' is {name}" in assert_refused(model, tmp_path)
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
     model.graph.node[0].input[0] = "h"
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     model.graph.node.insert(0, helper.make_node("Cast", ["x"], ["h"], to=kind))
-    assert f"w is {name}. edgeprune exports float32 networks" in refused(model, tmp_path)
+    assert f"w is {name}. edgeprune exports float32 networks" in assert_refused(model, tmp_path)
 
 
 def test_half_precision_within_a_branch_is_refused(tmp_path: Path) -> None:
@@ -371,7 +392,7 @@ def test_half_precision_within_a_branch_is_refused(tmp_path: Path) -> None:
     branch = helper.make_graph(nodes, "then", [], [value("out", None)], [weight])
     middle = [helper.make_node("If", ["c"], ["m"], then_branch=branch, else_branch=branch)]
     model = around(middle, [constant("c", True, np.bool_)])
-    assert "inside is float16" in refused(model, tmp_path)
+    assert "inside is float16" in assert_refused(model, tmp_path)
 
 
 def quantised(*nodes: tuple[str, list[str], str]) -> onnx.ModelProto:
@@ -406,18 +427,18 @@ def quantised(*nodes: tuple[str, list[str], str]) -> onnx.ModelProto:
     ],
 )
 def test_quantised_networks_are_refused(tmp_path: Path, model: onnx.ModelProto, name: str) -> None:
-    assert f"the network is quantised: it has a {name}" in refused(model, tmp_path)
+    assert f"the network is quantised: it has a {name}" in assert_refused(model, tmp_path)
 
 
 def test_four_bit_weights_are_refused(tmp_path: Path) -> None:
     packed = helper.make_tensor("w", TensorProto.INT4, [4], [1, 2, 3, 4])
     model = around(constants=[packed], opset=21)
-    assert "w is int4" in refused(model, tmp_path)
+    assert "w is int4" in assert_refused(model, tmp_path)
 
 
 def test_text_is_no_input(tmp_path: Path) -> None:
     inputs = [value("x", ["batch", 3, 8, 8]), value("words", ["batch"], TensorProto.STRING)]
-    assert "'words' is string, no number" in refused(around(inputs=inputs), tmp_path)
+    assert "'words' is string, no number" in assert_refused(around(inputs=inputs), tmp_path)
 
 
 def test_an_input_that_is_no_tensor(tmp_path: Path) -> None:
@@ -430,7 +451,7 @@ def test_an_input_that_is_no_tensor(tmp_path: Path) -> None:
         [constant("zero", 0)],
         inputs=[value("x", ["batch", 3, 8, 8]), item],
     )
-    assert "'xs' is" in refused(model, tmp_path)
+    assert "'xs' is" in assert_refused(model, tmp_path)
 
 
 def test_sparse_weights_are_refused(tmp_path: Path) -> None:
@@ -438,4 +459,4 @@ def test_sparse_weights_are_refused(tmp_path: Path) -> None:
     values = constant("sparse", [1.0, 2.0], np.float32)
     places = constant("places", [0, 2])
     model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [4]))
-    assert "sparse initializers" in refused(model, tmp_path)
+    assert "sparse initializers" in assert_refused(model, tmp_path)

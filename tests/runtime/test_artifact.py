@@ -73,7 +73,7 @@ def externally(path: Path, **entries: str) -> Path:
     return edit(path, change)
 
 
-def refused(path: Path | str) -> str:
+def assert_refused(path: Path | str) -> str:
     with pytest.raises(ArtifactError) as caught:
         Artifact.open(path)
     assert caught.value.exit_code == 1
@@ -138,11 +138,11 @@ def test_exported_files_are_what_the_page_says(name, request):
 
 
 def test_a_missing_file(tmp_path):
-    assert "No such file" in refused(tmp_path / "none.onnx")
+    assert "No such file" in assert_refused(tmp_path / "none.onnx")
 
 
 def test_a_folder(tmp_path):
-    assert "cannot read" in refused(tmp_path)
+    assert "cannot read" in assert_refused(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_folder(tmp_path):
 def test_a_file_that_is_no_model(tmp_path, content):
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
-    assert "not an ONNX model" in refused(path)
+    assert "not an ONNX model" in assert_refused(path)
 
 
 @FAST
@@ -159,29 +159,29 @@ def test_a_file_that_is_no_model(tmp_path, content):
 def test_random_bytes_are_refused(content, tmp_path_factory):
     path = tmp_path_factory.mktemp("random") / "model.onnx"
     path.write_bytes(content)
-    refused(path)
+    assert_refused(path)
 
 
 def test_a_model_without_our_metadata(tmp_path, copy):
     edit(copy, lambda model: helper.set_model_props(model, {"author": "somebody"}))
-    message = refused(copy)
+    message = assert_refused(copy)
     assert "not an edgeprune artifact" in message
     assert "edgeprune export" in message
 
 
 @pytest.mark.parametrize("version", [str(FORMAT_VERSION + 1), "999", "one", "", "-1", "1.5", "٣"])
 def test_a_format_that_is_not_ours(copy, version):
-    assert "artifact format" in refused(put(copy, format=version))
+    assert "artifact format" in assert_refused(put(copy, format=version))
 
 
 def test_a_copy_with_a_profile_in_it_is_no_base(copy):
-    assert "no base for profiles" in refused(put(copy, personalized="{}"))
+    assert "no base for profiles" in assert_refused(put(copy, personalized="{}"))
 
 
 @pytest.mark.parametrize("suffix", [".weights", ".masks"])
 def test_a_missing_companion(copy, suffix):
     copy.with_suffix(suffix).unlink()
-    message = refused(copy)
+    message = assert_refused(copy)
     assert f"tiny{suffix}" in message
     assert "together" in message
 
@@ -191,14 +191,14 @@ def test_a_missing_companion(copy, suffix):
 def test_a_short_companion(copy, suffix, size):
     companion = copy.with_suffix(suffix)
     companion.write_bytes(companion.read_bytes()[:size])
-    assert f"tiny{suffix}" in refused(copy)
+    assert f"tiny{suffix}" in assert_refused(copy)
 
 
 @pytest.mark.parametrize("suffix", [".weights", ".masks"])
 def test_a_companion_short_of_its_last_value(copy, suffix):
     companion = copy.with_suffix(suffix)
     companion.write_bytes(companion.read_bytes()[:-4])
-    assert "too short or damaged" in refused(copy)
+    assert "too short or damaged" in assert_refused(copy)
 
 
 @pytest.mark.parametrize(
@@ -217,17 +217,17 @@ def test_a_companion_short_of_its_last_value(copy, suffix):
 )
 def test_external_data_elsewhere_are_not_read(copy, location):
     copy.with_name("other.weights").write_bytes(copy.with_suffix(".weights").read_bytes())
-    assert "external data" in refused(externally(copy, location=location))
+    assert "external data" in assert_refused(externally(copy, location=location))
 
 
 @pytest.mark.parametrize("offset", ["1", "2", "1000000000", str(2**70), "-64"])
 def test_an_offset_outside_the_file(copy, offset):
-    assert "too short or damaged" in refused(externally(copy, offset=offset))
+    assert "too short or damaged" in assert_refused(externally(copy, offset=offset))
 
 
 @pytest.mark.parametrize("offset", ["x", "", "1.5"])
 def test_an_offset_that_is_no_number(copy, offset):
-    refused(externally(copy, offset=offset))
+    assert_refused(externally(copy, offset=offset))
 
 
 def test_an_external_tensor_without_a_place(copy):
@@ -235,7 +235,7 @@ def test_an_external_tensor_without_a_place(copy):
         tensor = next(t for t in model.graph.initializer if t.external_data)
         del tensor.external_data[0]
 
-    refused(edit(copy, change))
+    assert_refused(edit(copy, change))
 
 
 @pytest.mark.parametrize("dims", [[-9], [9, 2**62, 4]])
@@ -244,7 +244,7 @@ def test_an_external_tensor_of_an_impossible_shape(copy, dims):
         tensor = next(t for t in model.graph.initializer if t.external_data)
         tensor.dims[:] = dims
 
-    refused(edit(copy, change))
+    assert_refused(edit(copy, change))
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_metadata_that_trip_the_parser(tiny, key, text):
 
 def test_a_renamed_model_says_why_it_is_refused(copy):
     renamed = copy.rename(copy.with_name("renamed.onnx"))
-    assert "renamed" in refused(renamed)
+    assert "renamed" in assert_refused(renamed)
 
 
 # Every key in turn is replaced by text that is no JSON, and by JSON of another kind.
@@ -279,14 +279,14 @@ KEYS += ("inputs", "outputs", "prunable")
 @example(key="operators", text="")
 def test_metadata_that_are_no_json(tiny, key, text):
     metadata = dict(tiny.info.to_metadata()) | {f"edgeprune.{key}": text}
-    only_artifact_errors(metadata)
+    assert_only_artifact_errors(metadata)
 
 
 @settings(max_examples=200, deadline=None)
 @given(key=st.sampled_from(KEYS), value=JSON)
 def test_metadata_of_another_kind(tiny, key, value):
     metadata = dict(tiny.info.to_metadata()) | {f"edgeprune.{key}": json.dumps(value)}
-    only_artifact_errors(metadata)
+    assert_only_artifact_errors(metadata)
 
 
 @settings(max_examples=200, deadline=None)
@@ -301,10 +301,10 @@ def test_one_damaged_field_of_an_operator_or_group(tiny, data):
         del entry[field]
     else:
         entry[field] = data.draw(JSON)
-    only_artifact_errors(metadata | {key: json.dumps(entries)})
+    assert_only_artifact_errors(metadata | {key: json.dumps(entries)})
 
 
-def only_artifact_errors(metadata: dict[str, str]) -> None:
+def assert_only_artifact_errors(metadata: dict[str, str]) -> None:
     with contextlib.suppress(ArtifactError):
         assert isinstance(ModelInfo.from_metadata(metadata), ModelInfo)
 

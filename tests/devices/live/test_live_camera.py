@@ -168,7 +168,7 @@ def kill_and_restart(server: MjpegServer, times: int, heard: Heard) -> list[tupl
     return took
 
 
-def check_restarts(server: MjpegServer, times: int, heard: Heard, stopwatch: Stopwatch) -> None:
+def assert_restarts(server: MjpegServer, times: int, heard: Heard, stopwatch: Stopwatch) -> None:
     took = np.array(kill_and_restart(server, times, heard))
     print(
         f"\nkilled {times} times: noticed after {1000 * took[:, 0].mean():.0f} ms (worst "
@@ -181,13 +181,13 @@ def check_restarts(server: MjpegServer, times: int, heard: Heard, stopwatch: Sto
 
 @pytest.mark.usefixtures("nothing_left")
 def test_killed_and_restarted_three_times(server, heard, stopwatch):
-    check_restarts(server, 3, heard, stopwatch)
+    assert_restarts(server, 3, heard, stopwatch)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("nothing_left")
 def test_killed_and_restarted_a_hundred_times(server, heard, stopwatch):
-    check_restarts(server, 100, heard, stopwatch)
+    assert_restarts(server, 100, heard, stopwatch)
 
 
 def test_damaged_pictures_are_passed_over(frames):

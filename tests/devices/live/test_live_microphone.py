@@ -214,7 +214,7 @@ def unplug_and_replug(pulse: Pulse, times: int, heard: Heard) -> list[tuple[floa
     return took
 
 
-def check_replugging(pulse: Pulse, times: int, heard: Heard, stopwatch: Stopwatch) -> None:
+def assert_replugging(pulse: Pulse, times: int, heard: Heard, stopwatch: Stopwatch) -> None:
     took = np.array(unplug_and_replug(pulse, times, heard))
     print(
         f"\nunplugged {times} times: noticed after {1000 * took[:, 0].mean():.0f} ms (worst "
@@ -227,13 +227,13 @@ def check_replugging(pulse: Pulse, times: int, heard: Heard, stopwatch: Stopwatc
 
 @pytest.mark.usefixtures("nothing_left")
 def test_unplugged_and_replugged_three_times(pulse, heard, stopwatch):
-    check_replugging(pulse, 3, heard, stopwatch)
+    assert_replugging(pulse, 3, heard, stopwatch)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("nothing_left")
 def test_unplugged_and_replugged_twenty_times(pulse, heard, stopwatch):
-    check_replugging(pulse, 20, heard, stopwatch)
+    assert_replugging(pulse, 20, heard, stopwatch)
 
 
 @pytest.mark.usefixtures("nothing_left")

@@ -243,18 +243,27 @@ def test_a_missing_package_is_raised_even_by_those_who_wait(heard):
 @pytest.mark.usefixtures("nothing_left")
 def test_an_on_event_that_fails_or_closes_the_source_harms_nothing(caplog):
     sources: list[Microphone] = []
+    told: list[DeviceEvent] = []
 
     def on_event(event: DeviceEvent) -> None:
+        told.append(event)
         sources[0].close()
         raise RuntimeError("the user's own bug")
 
-    lives = iter([iter(["sound"] * 2)])
-    source = microphone(lambda: FakeLink(next(lives)))
+    link = FakeLink(iter(["sound"] * 2))
+    source = microphone(lambda: link)
     source._troubles = TroubleLog("Fake", on_event)
     sources.append(source)
     source.start(wait=False)
-    eventually(lambda: source.ended)
-    eventually(lambda: "the device goes on" in caplog.text)
+    eventually(lambda: link.closed and bool(caplog.records))
+    (logged,) = caplog.records
+    assert logged.getMessage() == "edgeprune: on_event failed; the device goes on"
+    assert str(logged.exc_info[1]) == "the user's own bug"
+    assert len(told) == 1  # a source that is closed has nothing more to tell
+    assert source.ended
+    while source.read(timeout_s=0) is not None:
+        pass  # what was heard before can still be read
+    assert source.read() is None
 
 
 def test_without_on_event_each_trouble_is_one_line_of_the_log(caplog):

@@ -180,7 +180,7 @@ def difference(one: Graph, other: Graph, seed: int = 0) -> float:
     return worst
 
 
-def checked_cut(layout: Layout, keep: Array, seed: int = 0) -> Graph:
+def assert_cut_equals_masked(layout: Layout, keep: Array, seed: int = 0) -> Graph:
     """Cut, and require that the result is valid ONNX and computes what masking computes."""
     small = cut(layout, keep)
     if layout.graph.opset >= 21 or not sizes(small, "GroupNormalization"):

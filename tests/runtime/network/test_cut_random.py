@@ -34,7 +34,7 @@ def _patterns(layout: Layout, seed: int) -> list[Array]:
     return patterns
 
 
-def _check(model: onnx.ModelProto, seed: int) -> None:
+def assert_cut_equals_masked(model: onnx.ModelProto, seed: int) -> None:
     layout = analyse(prepare(model))
     for keep in _patterns(layout, seed):
         small = to_model(cut(layout, keep))
@@ -43,10 +43,10 @@ def _check(model: onnx.ModelProto, seed: int) -> None:
         for batch in (1, 3):
             feeds = inputs_for(model, batch, seed)
             for wanted, got in zip(one(feeds), other(feeds), strict=True):
-                _compare(wanted, got)
+                assert_equal(wanted, got)
 
 
-def _compare(wanted: Array, got: Array) -> None:
+def assert_equal(wanted: Array, got: Array) -> None:
     assert wanted.shape == got.shape
     # Without anything left, some norms divide zero by zero.
     if np.isfinite(wanted).all() and wanted.size:
@@ -56,7 +56,7 @@ def _compare(wanted: Array, got: Array) -> None:
 @settings(max_examples=100, deadline=None, suppress_health_check=_relaxed)
 @given(models(), st.integers(0, 99))
 def test_random_graphs(model: onnx.ModelProto, seed: int) -> None:
-    _check(model, seed)
+    assert_cut_equals_masked(model, seed)
 
 
 @pytest.mark.slow
@@ -64,4 +64,4 @@ def test_random_graphs(model: onnx.ModelProto, seed: int) -> None:
 @settings(max_examples=2000, deadline=None, suppress_health_check=_relaxed)
 @given(models(), st.integers(0, 99))
 def test_many_random_graphs(model: onnx.ModelProto, seed: int) -> None:
-    _check(model, seed)
+    assert_cut_equals_masked(model, seed)
