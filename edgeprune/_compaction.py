@@ -129,7 +129,7 @@ def compact_model(job: Job) -> tuple[CompactionReport, Profile | None]:
     if job.int8 and samples is not None:
         int8 = make_int8(
             job.path,
-            job.artifact.info,
+            job.artifact,
             samples,
             threads=threads,
             timing=job.timing,

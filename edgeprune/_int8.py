@@ -18,7 +18,7 @@ from ._timing import Limits, Timing, Verdict, measure
 from .runtime._atomic import write_atomically
 from .runtime._metadata import COMPACTED_KEY
 from .runtime._ort import make_session, run
-from .runtime.artifact import ModelInfo
+from .runtime.artifact import Artifact, ModelInfo
 from .runtime.errors import CompactError, InputError, NotEnoughSamples
 from .runtime.quantize import Int8Verdict, judge_int8, quantize
 
@@ -88,7 +88,7 @@ def check_int8(info: ModelInfo, samples: Sequence[NDArray[Any]] | None) -> None:
 
 def make_int8(
     path: Path,
-    info: ModelInfo,
+    artifact: Artifact,
     samples: Sequence[NDArray[Any]],
     *,
     threads: int,
@@ -102,13 +102,14 @@ def make_int8(
 
     Args:
         path: the compacted network, which is replaced.
-        info: of the model that it was made from.
+        artifact: the model that it was made from.
         samples: without batch axis, preprocessed.
         threads: of the timing.
         timing: measure whether it is faster; if not, only what it says decides.
         on_progress: called with the name of a step and the share of it that is done.
     """
     on_progress("quantising", 0.0)
+    info = artifact.info
     judging = samples[_CHECKED_EVERY - 1 :: _CHECKED_EVERY]
     calibrating = [s for i, s in enumerate(samples) if i % _CHECKED_EVERY != _CHECKED_EVERY - 1]
     model = path.read_bytes()
@@ -130,7 +131,7 @@ def make_int8(
     )
     timed = None
     if timing and verdict.expected_loss <= _MOST_EXPECTED_LOSS:
-        timed = _timing(model, small, random_feeds(info, 1, 0), threads, on_progress)
+        timed = _timing(model, small, random_feeds(artifact, 1, 0), threads, on_progress)
     reason = _reason(verdict, timed)
     if reason is None:
         write_atomically(path, small, mode=0o666)  # as any file: the user's umask decides

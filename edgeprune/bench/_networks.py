@@ -140,7 +140,7 @@ def _int8(artifact: Artifact, compacted: Network) -> Network:
 
     assert compacted.path is not None
     path = compacted.path.with_suffix(".int8.onnx")
-    feeds = [random_feeds(artifact.info, 1, seed) for seed in range(_CALIBRATION)]
+    feeds = [random_feeds(artifact, 1, seed) for seed in range(_CALIBRATION)]
     path.write_bytes(quantize(compacted.path.read_bytes(), feeds))
     details = {**compacted.details, "network": "int8"}
     return Network(f"int8, {compacted.name}", "int8", details, path)
