@@ -44,4 +44,5 @@ def _scale(graph: Graph, node: onnx.NodeProto) -> tuple[str, NDArray[np.float32]
         return None
     if value.dtype != np.float32 or not value.all():
         return None
-    return activations[0], value if node.op_type == "Mul" else 1 / value
+    factor = value if node.op_type == "Mul" else np.reciprocal(value)
+    return activations[0], np.asarray(factor, np.float32)

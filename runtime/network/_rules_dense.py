@@ -89,7 +89,9 @@ def _weight(layout: Layout, node: onnx.NodeProto) -> Any:
     """The constant weight that only this node reads; `None` after freezing otherwise."""
     graph = layout.graph
     weight, bias = graph.constant(node.input[1]), node.input[2] if len(node.input) > 2 else ""
-    if weight is None or node.input[0] in graph.constants:
+    if node.input[0] in graph.constants:
+        layout.freeze(node, "multiplies a constant by it")
+    elif weight is None:
         layout.freeze(node, "has weights that are computed")
     elif bias and (bias not in graph.constants or graph.constants[bias].ndim != 1):
         layout.freeze(node, "has a bias that is not one constant per channel")

@@ -175,12 +175,64 @@ def half(path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def outside(path: Path) -> None:
+def elsewhere(path: Path, location: str) -> None:
+    """The first weight stands in a file of its own."""
     model = build()
     first = model.graph.initializer[0]
     first.ClearField("raw_data")
     first.data_location = TensorProto.EXTERNAL
-    first.external_data.add(key="location", value="../../../../etc/passwd")
+    first.external_data.add(key="location", value=location)
+    path.write_bytes(model.SerializeToString())
+
+
+def outside(path: Path) -> None:
+    elsewhere(path, "../../../../etc/passwd")
+
+
+def absolute(path: Path) -> None:
+    elsewhere(path, "/etc/passwd")
+
+
+def leading_out(path: Path) -> None:
+    path.with_name("w.bin").symlink_to("/etc/passwd")
+    elsewhere(path, "w.bin")
+
+
+def huge_beside(path: Path) -> None:
+    """Three gigabytes that take no room on the disk."""
+    onnx.save(build(), path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    model = onnx.load(path, load_external_data=False)
+    first = model.graph.initializer[0]
+    first.dims[:] = [750_000_000]
+    for entry in first.external_data:
+        entry.value = {"offset": "0", "length": "3000000000"}.get(entry.key, entry.value)
+    path.write_bytes(model.SerializeToString())
+    os.truncate(path.with_name("w.bin"), 3_000_000_000)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def cut_in_half(path: Path) -> None:
+    content = build().SerializeToString()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def shapeless(path: Path) -> None:
+    model = build()
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    path.write_bytes(model.SerializeToString())
+
+
+def same_node_name(path: Path) -> None:
+    model = build()
+    for node in model.graph.node[:2]:
+        node.name = "twin"
     path.write_bytes(model.SerializeToString())
 
 
@@ -216,6 +268,14 @@ BAD = {
     huge: "edgeprune exports up to 2.1 GB",
     too_new: "operator set 900; the installed onnx knows them up to",
     free: "--size width=N",
+    absolute: "'/etc/passwd' is outside the folder of the model",
+    leading_out: "'w.bin' is a link that leads out of the model's folder",
+    huge_beside: "the network has 3.0 GB of weights; edgeprune exports up to 2.1 GB",
+    empty: "is no ONNX model: it holds no graph",
+    cut_in_half: "is no ONNX model: it cannot be parsed",
+    folder: "Is a directory",
+    shapeless: "the input 'x' does not say how many axes it has",
+    same_node_name: "two nodes with same node name (twin). Nothing was written.",
 }
 
 
