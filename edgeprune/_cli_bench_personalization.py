@@ -53,6 +53,13 @@ _SHOWN = 5
 @click.option("--adapt-takes", default="odd", show_default=True, help="even, odd, or 1-5,8.")
 @click.option("--test-takes", default="even", show_default=True, help="even, odd, or 1-5,8.")
 @click.option("--user", "names", multiple=True, help="Only this user of DATA; may be repeated.")
+@click.option(
+    "--stream",
+    type=click.Choice(["balanced", "skewed", "one-class", "mixed"]),
+    default="balanced",
+    show_default=True,
+    help="What adapts: every class alike; 7 of 10 of one class; only that; half somebody else's.",
+)
 @click.option("--label-map", type=_FILE, metavar="CSV", help="From the data's labels to classes.")
 @click.option("--arms", default="all", show_default=True, help="Such as A0,A4,C2.")
 @click.option(
@@ -121,6 +128,7 @@ def personalization(
 
 
 def _study(model: str, options: Mapping[str, Any]) -> Study:
+    from .bench._streams import bent
     from .bench._study import Study
     from .bench.arms import choose_arms
 
@@ -131,7 +139,7 @@ def _study(model: str, options: Mapping[str, Any]) -> Study:
 
         label_map = read_label_map(label_map)
     return Study(
-        users=tuple(_users(model, options)),
+        users=bent(_users(model, options), options["stream"]),
         model=model,
         arms=choose_arms(options["arms"]),
         levels=_levels(options["sparsity"]),

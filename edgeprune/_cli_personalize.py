@@ -33,14 +33,15 @@ _MULTIPLE = "channel-multiple"
 
 # In the order of --help; one entry for every field of Settings.
 _HELP = {
-    "sparsity": "Share of the units in scope to mask; 0.5, or 0.2 with light, if not given.",
+    "sparsity": "Share of the units in scope to mask; as far as the guard allows, if not given.",
     "strength": "light: masks, gains and shifts, kilobytes; deep: also re-fitted weights.",
     "allocation": "damage: more is pruned where repair can make good for it; uniform: the same.",
     "scope": "hidden: units inside blocks; all: the residual streams too.",
     "criterion": "How units are scored.",
     "normalization": "Re-estimate normalisation: where a label-free comparison says so, or not.",
     "prior": "Re-estimate which classes this user meets: from the stream as a graph, by EM, not.",
-    "min_agreement": "Change nothing if it agrees less than this with the unpruned network.",
+    "min_change": "Change nothing if the estimated change of accuracy is less.",
+    "min_agreement": "Judge by this least agreement with the unpruned network instead; 0: never.",
     "max_samples": "Most samples to learn from; of more an even choice is taken.",
     "memory_mb": "Most memory for activations kept between layers, in MB.",
     "threads": "Threads of one operator; what this process may use, at most 4, if not given.",
@@ -138,6 +139,7 @@ def _named(profile: str) -> list[str]:
 def report_rows(report: ProfileReport) -> list[tuple[str, str]]:
     """The report, line by line."""
     removed, guard = report.sparsity, report.guard
+    tried = ", ".join(f"{one.sparsity:g} ({one.score:+.1%})" for one in report.tried)
     rows = [
         ("profile", f"{report.profile}, generation {report.generation}, {report.strength}"),
         (
@@ -152,6 +154,8 @@ def report_rows(report: ProfileReport) -> list[tuple[str, str]]:
         ),
         ("weights", f"{percent(removed.weights)} masked away ({count(removed.weights_removed)})"),
         ("multiply-adds", f"{percent(removed.macs)} masked away ({count(removed.macs_removed)})"),
+        ("estimated change", f"{guard.score:+.1%} of the samples right, without labels"),
+        ("sparsities tried", f"{tried}; the last was taken"),
         (
             "agreement",
             f"{percent(guard.agreement)} with the unpruned network on {guard.samples} samples "

@@ -1,4 +1,23 @@
-"""Does the personalised network still say what the dense one says? Asked without labels."""
+"""Would the user lose by it? Estimated without labels, on samples that took no part.
+
+Three networks answer the same held-out samples: the dense one, the dense one taught what was learnt
+of this user (classes, normalisation), and the personalised one. What was learnt helps, what pruning
+took away hurts, and how far each moved the answers can be seen without labels. With ``d`` the root
+of the mean Jensen-Shannon divergence of two networks' answers (nats)::
+
+    estimated change of accuracy = BASE + LEARNT · d(dense, taught) − LOST · d(taught, personalised)
+
+`BASE`, `LEARNT` and `LOST` are a least-squares fit over development users: ``edgeprune bench
+guard`` prints them from the results of ``edgeprune bench personalization``, with what they are
+worth on users that the fit has not seen (docs/method.md). That the two weights came out alike is
+no assumption. Agreement alone cannot tell a gain from a loss: it knows how often the answers
+changed, and not who was the surer.
+
+None of that sees a stream from which the wrong thing was learnt, because the taught network errs
+along. So a stream has to say several different things: `distinctness`, the mutual information of
+sample and prediction as a share of what the dense network can tell. One class, noise, or a covered
+lens say one thing over and over.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +26,39 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .prior import log_softmax
+from .prior import information, log_softmax
 
-__all__ = ["GuardReport", "compare_outputs"]
+__all__ = [
+    "LEAST_CHANGE",
+    "LEAST_DISTINCTNESS",
+    "GuardReport",
+    "distinctness",
+    "estimated_change",
+    "judge",
+    "too_uniform",
+]
+
+BASE = 0.009
+LEARNT = 0.253
+LOST = 0.240
+LEAST_CHANGE = 0.006  # refuses 95 % of those who lose more than 2 points, among unseen users
+LEAST_DISTINCTNESS = 0.2  # every development stream of one class, noise or silence is below it
 
 
 @dataclass(frozen=True)
 class GuardReport:
-    """Label-free comparison of two networks on held-out user samples.
+    """Label-free comparison of networks on held-out user samples.
 
-    ``agreement`` is the share of samples on which both name the same class; ``confidence`` the mean
-    probability of the named class; ``entropy`` the mean entropy of the output in nats.
+    Attributes:
+        samples: how many there were.
+        agreement: share of samples on which taught and personalised network name the same class.
+        confidence_dense, confidence_personalized: mean probability of the named class, of the
+            taught and of the personalised network.
+        entropy_dense, entropy_personalized: their mean entropy in nats.
+        distinctness: of the samples that were learnt from; see `distinctness`.
+        learnt: how far teaching moved the dense network's answers, 0 to 0.83.
+        lost: how far pruning moved the taught network's answers, 0 to 0.83.
+        score: estimated change of accuracy, as a share of the samples.
     """
 
     samples: int
@@ -26,20 +67,111 @@ class GuardReport:
     confidence_personalized: float
     entropy_dense: float
     entropy_personalized: float
+    distinctness: float
+    learnt: float
+    lost: float
+    score: float
 
     def to_dict(self) -> dict[str, float]:
         """The figures by name."""
         return asdict(self)
 
+    def objection(self, least_change: float, least_agreement: float | None) -> str | None:
+        """Why the outcome must not be used, in a sentence; None if it may.
 
-def compare_outputs(dense: NDArray[np.floating], personalized: NDArray[np.floating]) -> GuardReport:
-    """Compare the outputs (logits) of two networks, each ``(samples, classes)``."""
-    figures = []
-    for logits in (dense, personalized):
-        logp = log_softmax(logits)
-        p = np.exp(logp)
-        figures.append((float(p.max(1).mean()), float(-(p * logp).sum(1).mean())))
-    agreement = float((dense.argmax(1) == personalized.argmax(1)).mean())
-    return GuardReport(
-        len(dense), agreement, figures[0][0], figures[1][0], figures[0][1], figures[1][1]
+        Args:
+            least_change: the least estimated change of accuracy.
+            least_agreement: judge by agreement alone; None judges by the estimate.
+        """
+        if least_agreement is not None:
+            return self._disagreement(least_agreement)
+        return too_uniform(self.distinctness) or self._loss(least_change)
+
+    def _loss(self, least: float) -> str | None:
+        if self.score >= least:
+            return None
+        return (
+            f"by estimate the share of this user's samples that the network gets right changes by "
+            f"{self.score:+.1%} ({self.samples} held-out samples, limit {least:+.1%})."
+        )
+
+    def _disagreement(self, least: float) -> str | None:
+        if self.agreement >= least:
+            return None
+        return (
+            f"the personalised network agrees with the dense one on only {self.agreement:.0%} of "
+            f"{self.samples} held-out samples (limit {least:.0%})."
+        )
+
+
+def distinctness(logits: NDArray[np.floating]) -> float:
+    """How differently a network answers different samples, 0 to 1.
+
+    Mutual information of sample and prediction, as a share of the logarithm of the number of
+    classes: 0 where all answers are the same, 1 where every class is met as often and for certain.
+
+    Args:
+        logits: ``(samples, classes)``.
+    """
+    return information(logits) / float(np.log(max(logits.shape[1], 2)))
+
+
+def too_uniform(share: float) -> str | None:
+    """Why a stream of so little distinctness cannot be learnt from; None if it can."""
+    if share >= LEAST_DISTINCTNESS:
+        return None
+    return (
+        "the samples are too much alike: the network's answers to them carry "
+        f"{max(share, 0.0):.0%} of what it can tell apart (limit {LEAST_DISTINCTNESS:.0%})."
     )
+
+
+def estimated_change(learnt: float, lost: float) -> float:
+    """Estimated change of accuracy from what teaching and pruning did to the answers."""
+    return BASE + LEARNT * learnt - LOST * lost
+
+
+def judge(
+    dense: NDArray[np.floating],
+    taught: NDArray[np.floating],
+    personalized: NDArray[np.floating],
+    stream: NDArray[np.floating],
+) -> GuardReport:
+    """Compare the logits of three networks on held-out samples, each ``(samples, classes)``.
+
+    Args:
+        dense: the network as trained.
+        taught: the same with what was learnt of the user, all units kept.
+        personalized: the outcome.
+        stream: the dense network's logits on the samples that were learnt from.
+    """
+    learnt, lost = _distance(dense, taught), _distance(taught, personalized)
+    return GuardReport(
+        samples=len(dense),
+        agreement=float((taught.argmax(1) == personalized.argmax(1)).mean()),
+        confidence_dense=_confidence(taught),
+        confidence_personalized=_confidence(personalized),
+        entropy_dense=_entropy(taught),
+        entropy_personalized=_entropy(personalized),
+        distinctness=distinctness(stream),
+        learnt=learnt,
+        lost=lost,
+        score=estimated_change(learnt, lost),
+    )
+
+
+def _confidence(logits: NDArray[np.floating]) -> float:
+    return float(np.exp(log_softmax(logits).max(1)).mean())
+
+
+def _entropy(logits: NDArray[np.floating]) -> float:
+    logp = log_softmax(logits)
+    return float(-(np.exp(logp) * logp).sum(1).mean())
+
+
+def _distance(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+    """Root of the mean Jensen-Shannon divergence, from 0 to √ln 2."""
+    first, second = log_softmax(one), log_softmax(other)
+    middle = np.logaddexp(first, second) - np.log(2.0)
+    divergences = [(np.exp(p) * (p - middle)).sum(1) for p in (first, second)]
+    return float(np.sqrt(max(float(np.mean(divergences)), 0.0)))

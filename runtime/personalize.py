@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -16,17 +16,17 @@ from ._plan import groups_in_scope, keep_counts
 from ._prune import Pruned, PruneJob, best_units, prune_deep, prune_light, prune_masks
 from ._stream import Batches, SampleSource
 from ._watch import Watched, watch
-from .allocation import allocate
+from .allocation import DamageCurve, damage_curves, spread
 from .artifact import Artifact, Operator
 from .calibrate import usable_bias
 from .errors import GuardRefused, NotEnoughSamples
-from .guard import GuardReport, compare_outputs
+from .guard import GuardReport, distinctness, judge, too_uniform
 from .normalize import renormalize
 from .prior import effective_classes, estimate_prior, information, prior_shift
 from .profile import Profile, kept_inputs, kept_weight, sparsity
 from .scoring import unit_scores
 from .session import Session, default_threads
-from .settings import Outcome, Report, Settings
+from .settings import Outcome, Report, Settings, Tried
 from .teach import HeadUpdate, fit_head, propagate
 
 __all__ = ["Outcome", "Report", "Settings", "personalize"]
@@ -41,6 +41,7 @@ _ALIKE = 1e-4
 _PRIOR_FLOOR = 1e-2  # a class that the user has not met keeps a hundredth of a fair share
 _BALANCED = 0.3  # share of the classes that a user must meet before normalisation may be moved
 _MEETS_ALL = 0.8  # above this share the prior's deviations from uniform are estimation noise
+_MORE_SAMPLES = "Give it more, and more varied, samples of what this user sees or says."
 _BALANCE = 2.0  # for users who meet all classes; on skewed development streams it did no harm
 
 
@@ -69,6 +70,9 @@ class _State:
     teacher: dict[str, FloatArray]
     normalization: float = 0.0
     normalized: dict[str, FloatArray] = field(default_factory=dict)
+    curves: Mapping[str, DamageCurve] | None = None
+    classes: _Classes | None = None
+    learnt: bool = False
 
     def __post_init__(self) -> None:
         self.threads = self.settings.threads or default_threads()
@@ -92,6 +96,14 @@ class _State:
         return np.log(np.maximum(outputs, np.float32(1e-30)))
 
 
+@dataclass(frozen=True)
+class _Made:
+    """An outcome before it is allowed."""
+
+    profile: Profile
+    guard: GuardReport
+
+
 def personalize(
     artifact: Artifact,
     source: SampleSource,
@@ -105,7 +117,8 @@ def personalize(
     The dense network is the teacher throughout: it is watched once; its normalisation is moved to
     the user where that helps; it is pruned and repaired layer after layer against itself; which
     classes the user meets is read off its own predictions; and the outcome is compared with it
-    on samples that took no part.
+    on samples that took no part. Without a sparsity in the settings the highest one that this
+    comparison allows is taken.
 
     Args:
         artifact: the exported model.
@@ -120,30 +133,69 @@ def personalize(
     Raises:
         NotEnoughSamples: fewer than ten usable samples.
         InputError: a sample does not fit the model, or the model has several inputs or outputs.
-        GuardRefused: the outcome agrees too little with the dense network.
+        GuardRefused: the user would probably lose by it, at every sparsity that was to be tried.
     """
     started = time.perf_counter()
     artifact.info.require_single("personalising")
     state = _begin(artifact, source, settings or Settings(), on_progress)
     seen = _watch(state)
+    _need_information(state, seen)
     _normalize(state, seen)
-    pruned = _prune(state, seen)
-    classes = _learn_classes(state, pruned)
-    profile = _profile(state, pruned, classes, parent)
-    guard = _guard(state, profile, classes)
+    made, tried = _as_far_as_allowed(state, seen, parent)
     report = Report(
         samples_seen=len(source),
         samples_adapted=len(state.adapt),
-        samples_held_out=guard.samples,
+        samples_held_out=made.guard.samples,
         strength=state.settings.strength,
         normalization=state.normalization,
-        effective_classes=None if classes is None else effective_classes(classes.prior),
-        guard=guard,
-        sparsity=sparsity(artifact, pruned.masks),
+        effective_classes=None
+        if made.profile.prior is None
+        else effective_classes(made.profile.prior),
+        guard=made.guard,
+        sparsity=sparsity(artifact, made.profile.masks),
         seconds=time.perf_counter() - started,
+        tried=tried,
     )
-    _refuse_if_harmful(state.settings, guard)
-    return Outcome(replace(profile, report=report.to_dict()), report)
+    return Outcome(replace(made.profile, report=report.to_dict()), report)
+
+
+def _as_far_as_allowed(
+    state: _State, seen: Watched, parent: int | None
+) -> tuple[_Made, tuple[Tried, ...]]:
+    """The first of the sparsities to try that the guard allows, and what became of them all.
+
+    What the stream was watched for, the teacher, the allocation's curves and what was learnt of
+    the classes are the same for all of them.
+
+    Raises:
+        GuardRefused: it allows none.
+    """
+    tried: list[Tried] = []
+    for share in state.settings.sparsities:
+        made = _made(state, seen, share, parent)
+        why_not = state.settings.objection_to(made.guard)
+        tried.append(Tried(share, made.guard.score, made.guard.agreement, why_not is None))
+        if why_not is None:
+            return made, tuple(tried)
+    raise GuardRefused(_refusal(tried, why_not or ""))
+
+
+def _refusal(tried: Sequence[Tried], why_not: str) -> str:
+    if len(tried) == 1:
+        hint = "Ask for less sparsity, or give it more samples."
+    else:
+        shares = ", ".join(f"{one.sparsity:g}" for one in tried)
+        hint = f"Sparsities tried: {shares}. {_MORE_SAMPLES}"
+    return f"{why_not} Nothing was changed. {hint}"
+
+
+def _made(state: _State, seen: Watched, share: float, parent: int | None) -> _Made:
+    pruned = _prune(state, seen, share)
+    if not state.learnt:
+        state.learnt = True
+        state.classes = _learn_classes(state, pruned)
+    profile = _profile(state, pruned, state.classes, parent)
+    return _Made(profile, _guard(state, seen, pruned, profile))
 
 
 def _begin(
@@ -198,6 +250,13 @@ def _need_variety(outputs: FloatArray) -> None:
         )
 
 
+def _need_information(state: _State, seen: Watched) -> None:
+    """Refuse a stream that the guard would refuse whatever is made of it, before the work."""
+    why_not = too_uniform(distinctness(state.logits(seen.outputs)))
+    if state.settings.min_agreement is None and why_not is not None:
+        raise GuardRefused(f"{why_not} Nothing was changed. {_MORE_SAMPLES}")
+
+
 def _normalize(state: _State, seen: Watched) -> None:
     """Move the teacher's normalisation to the user, where the label-free comparison says so.
 
@@ -230,10 +289,10 @@ def _normalize(state: _State, seen: Watched) -> None:
     state.teacher |= changed
 
 
-def _prune(state: _State, seen: Watched) -> Pruned:
+def _prune(state: _State, seen: Watched, share: float) -> Pruned:
     settings = state.settings
     groups = groups_in_scope(state.artifact, settings.scope)
-    keep = keep_counts(groups, settings.target_sparsity, settings.channel_multiple)
+    keep = keep_counts(groups, share, settings.channel_multiple)
     if settings.allocation == "damage" and settings.repair and settings.strength == "deep":
         keep = _allocated(state, keep)
     scores = unit_scores(state.graph, seen.statistics, settings.criterion, settings.seed)
@@ -256,14 +315,21 @@ def _prune(state: _State, seen: Watched) -> Pruned:
 
 
 def _allocated(state: _State, keep: Mapping[str, int]) -> Mapping[str, int]:
+    if state.curves is None:
+        state.curves = _measured_curves(state, frozenset(keep))
+    known = {name: curve for name, curve in state.curves.items() if name in keep}
+    return spread(known, keep, state.settings.channel_multiple)
+
+
+def _measured_curves(state: _State, groups: frozenset[str]) -> Mapping[str, DamageCurve]:
+    """Curves of the groups, from a share of the samples; they serve every sparsity."""
     indices = state.adapt.indices
     some = indices[:: max(1, len(indices) // _ALLOCATION_SAMPLES)]
-    return allocate(
+    return damage_curves(
         state.graph,
         state.adapt.subset(some),
         state.teacher,
-        keep,
-        multiple=state.settings.channel_multiple,
+        groups,
         ridge=state.settings.ridge,
         threads=state.threads,
     )
@@ -359,10 +425,15 @@ def _taught_head(
     return (current + (added if head.out_axis == 0 else added.T)).astype(np.float32), offset
 
 
-def _guard(state: _State, profile: Profile, classes: _Classes | None) -> GuardReport:
-    """Compare with the teacher taught the same way, so that only the pruning is judged."""
-    reference = _profile(state, Pruned(), classes, None)
-    sessions = [Session(state.artifact, p, threads=state.threads) for p in (reference, profile)]
+def _guard(state: _State, seen: Watched, pruned: Pruned, profile: Profile) -> GuardReport:
+    """Compare with the dense network, and with it taught the same way: what harms is told apart.
+
+    Networks that are the same run once.
+    """
+    taught = _profile(state, Pruned(), state.classes, None)
+    unpruned = not pruned.masks and not pruned.weights
+    networks: list[Profile | None] = [None, taught] if unpruned else [None, taught, profile]
+    sessions = [Session(state.artifact, one, threads=state.threads) for one in networks]
     count = state.counter("checking", len(state.held_out))
     outputs = []
     for batch in state.held_out:
@@ -370,14 +441,5 @@ def _guard(state: _State, profile: Profile, classes: _Classes | None) -> GuardRe
         count(len(batch))
     if not outputs:
         _need(0, len(state.held_out))
-    dense, personalized = (np.concatenate(part) for part in zip(*outputs, strict=True))
-    return compare_outputs(dense, personalized)
-
-
-def _refuse_if_harmful(settings: Settings, guard: GuardReport) -> None:
-    if guard.agreement < settings.min_agreement:
-        raise GuardRefused(
-            f"the personalised network agrees with the dense one on only {guard.agreement:.0%} of "
-            f"{guard.samples} held-out samples (limit {settings.min_agreement:.0%}). Nothing was "
-            "changed. Ask for less sparsity, or give it more samples."
-        )
+    logits = [np.concatenate(part) for part in zip(*outputs, strict=True)]
+    return judge(logits[0], logits[1], logits[-1], state.logits(seen.outputs))

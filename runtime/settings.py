@@ -8,20 +8,23 @@ from typing import Any, Literal
 
 from ._plan import Scope
 from .errors import InputError
-from .guard import GuardReport
+from .guard import LEAST_CHANGE, GuardReport
 from .profile import Profile, Sparsity
 from .scoring import CRITERIA, Criterion
 
-__all__ = ["Outcome", "Report", "Settings"]
+__all__ = ["Outcome", "Report", "Settings", "Tried"]
 
 Strength = Literal["light", "deep"]
-_SPARSITY = {"deep": 0.5, "light": 0.2}  # without new weights a network bears less: docs/method.md
+# Without new weights a network bears less: docs/method.md.
+_SPARSITY = {"deep": 0.5, "light": 0.2}
+_TO_TRY = {"deep": (0.7, 0.5, 0.3, 0.0), "light": (0.3, 0.2, 0.1, 0.0)}
 _NOTHING = type(None)
 _KINDS: dict[str, tuple[type, ...]] = {
     "sparsity": (int, float, _NOTHING),
     "ridge": (int, float),
     "holdout": (int, float),
-    "min_agreement": (int, float),
+    "min_agreement": (int, float, _NOTHING),
+    "min_change": (int, float),
     "calibrate": (bool,),
     "repair": (bool,),
     "channel_multiple": (int,),
@@ -38,8 +41,8 @@ class Settings:
     """How to personalise. The defaults are meant to be left alone.
 
     Attributes:
-        sparsity: share of the units in scope to prune, from 0 up to (not including) 1; None for
-            0.5 with strength ``deep`` and 0.2 with ``light``.
+        sparsity: share of the units in scope to prune, from 0 up to (not including) 1; None goes
+            as far as the guard allows: see `sparsities`.
         strength: ``light`` changes masks, gains, shifts and the class prior (kilobytes); ``deep``
             also re-fits the weights of the pruned groups' consumers.
         scope: ``hidden`` prunes units inside blocks; ``all`` the residual streams too.
@@ -58,7 +61,9 @@ class Settings:
         ridge: pull of the repair towards no change, relative to the mean variance.
         max_samples: most samples to learn from; of a longer stream an even choice is taken.
         holdout: share of the samples that only the guard sees.
-        min_agreement: below this agreement with the dense network nothing is changed.
+        min_change: the estimated change of accuracy below which nothing is changed.
+        min_agreement: judge by this least agreement with the dense network instead; 0 lets
+            everything pass.
         memory_mb: most memory for activations kept between layers, in MB (10⁶ bytes).
         threads: threads of one operator; None for `default_threads`.
         seed: for the criterion ``random``.
@@ -80,7 +85,8 @@ class Settings:
     ridge: float = 0.1
     max_samples: int = 1000
     holdout: float = 0.2
-    min_agreement: float = 0.4
+    min_change: float = LEAST_CHANGE
+    min_agreement: float | None = None
     memory_mb: int = 256
     threads: int | None = None
     seed: int = 0
@@ -99,7 +105,8 @@ class Settings:
             "ridge": math.isfinite(self.ridge) and self.ridge > 0,
             "max_samples": self.max_samples >= 10,
             "holdout": 0.05 <= self.holdout <= 0.5,
-            "min_agreement": 0.0 <= self.min_agreement <= 1.0,
+            "min_change": -1.0 <= self.min_change <= 1.0,
+            "min_agreement": self.min_agreement is None or 0.0 <= self.min_agreement <= 1.0,
             "memory_mb": self.memory_mb >= 1,
             "threads": self.threads is None or self.threads >= 1,
             "seed": self.seed >= 0,
@@ -120,8 +127,27 @@ class Settings:
 
     @property
     def target_sparsity(self) -> float:
-        """The share of units to prune, with the default of the strength filled in."""
+        """The share of units to prune; where it is left open, what is usual for the strength."""
         return _SPARSITY[self.strength] if self.sparsity is None else self.sparsity
+
+    @property
+    def sparsities(self) -> tuple[float, ...]:
+        """What to try, the most first: the one that was asked for, or a coarse list."""
+        return _TO_TRY[self.strength] if self.sparsity is None else (self.sparsity,)
+
+    def objection_to(self, guard: GuardReport) -> str | None:
+        """Why these settings forbid an outcome, in a sentence; None if they allow it."""
+        return guard.objection(self.min_change, self.min_agreement)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A sparsity that was tried: what the guard estimated, and whether it allowed it."""
+
+    sparsity: float
+    score: float
+    agreement: float
+    allowed: bool
 
 
 @dataclass(frozen=True)
@@ -139,6 +165,7 @@ class Report:
         guard: comparison with the dense network on the held-out samples.
         sparsity: what the masks remove.
         seconds: wall time.
+        tried: the sparsities that were tried, in this order; the last one was allowed.
     """
 
     samples_seen: int
@@ -150,6 +177,7 @@ class Report:
     guard: GuardReport
     sparsity: Sparsity
     seconds: float
+    tried: tuple[Tried, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain JSON values."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from ..runtime.errors import InputError
 
-__all__ = ["Cell", "CellKey", "Level", "ResultsFile", "open_results"]
+__all__ = ["Cell", "CellKey", "Level", "ResultsFile", "open_results", "read_results"]
 
 Level = float | str | None
 """A sparsity, ``"auto"`` for what the method chooses, or None where it plays no part."""
@@ -134,6 +134,21 @@ def open_results(path: Path, config: Mapping[str, Any]) -> Iterator[ResultsFile]
         yield ResultsFile(path, descriptor, _begin(descriptor, path, config))
     finally:
         os.close(descriptor)
+
+
+def read_results(path: Path) -> list[Cell]:
+    """The finished cells of a file of results, which is not changed.
+
+    Raises:
+        InputError: it cannot be read, or holds something else.
+    """
+    try:
+        first, *lines = path.read_text().splitlines() or [""]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read results from {path}: {error}.") from error
+    _parsed_header(path, first)
+    cells = dict(_parsed(path, number, line) for number, line in enumerate(lines, start=2))
+    return [cell for cell in cells.values() if cell.status == "ok"]
 
 
 def _lock(descriptor: int, path: Path) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import MissingExtra
+from ..runtime.guard import LEAST_CHANGE, estimated_change
 from ._cells import Cell
+from ._guard_fit import Judged, as_shipped, judged_cells
 from ._stats import Mean
-from ._summary import Row, Summary
+from ._summary import HARM, Row, Summary
 from .arms import ARMS
 
-__all__ = ["check_plots", "write_plots"]
+__all__ = ["check_plots", "write_guard_plot", "write_plots"]
 
 _SIZE = (7.0, 4.5)
 _DPI = 150
@@ -178,28 +180,40 @@ def _by_cost(summary: Summary) -> Any:
 
 
 def _guard(cells: Sequence[Cell]) -> Any:
-    dense = {cell.key.user: cell.accuracy for cell in cells if cell.key.arm == "A0" and cell.total}
-    judged = [
-        (cell.key.arm, cell.agreement, cell.unguarded - dense[cell.key.user], cell.refused)
-        for cell in cells
-        if cell.agreement is not None
-        and cell.unguarded is not None
-        and cell.key.user in dense
-        and ARMS[cell.key.arm].levels
-    ]
-    if not judged:
+    return _guard_figure(judged_cells("", cells))
+
+
+def write_guard_plot(cells: Sequence[Judged], folder: Path) -> Path:
+    """Draw the estimated against the true change of accuracy; returns the file.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    check_plots()
+    folder.mkdir(parents=True, exist_ok=True)
+    return _saved(_guard_figure(cells), folder / "guard.png")
+
+
+def _guard_figure(cells: Sequence[Judged]) -> Any:
+    if not cells:
         return None
     figure, axes = _figure(
-        "agreement with the dense network, held-out samples",
+        "estimated change of top-1, without labels",
         "true change of top-1",
-        "what the guard saw, and what was so (crosses: refused)",
+        "what the guard estimated, and what was so (crosses: refused)",
     )
-    for arm in dict.fromkeys(arm for arm, *_ in judged):
+    for arm in dict.fromkeys(cell.arm for cell in cells):
         for refused, marker in ((False, "o"), (True, "x")):
-            points = [(a, c) for name, a, c, r in judged if name == arm and r == refused]
+            points = [
+                (estimated_change(cell.learnt, cell.lost), cell.change)
+                for cell in cells
+                if cell.arm == arm and as_shipped(cell) == refused
+            ]
             if points:
                 label = arm if not refused else f"{arm}, refused"
-                axes.plot(*zip(*points, strict=True), marker, color=_color(arm), label=label)
-    axes.axhline(-0.02, color="gray", linewidth=0.8)
+                x, y = zip(*points, strict=True)
+                axes.plot(x, y, marker, color=_color(arm), label=label, markersize=4)
+    axes.axhline(-HARM, color="gray", linewidth=0.8)
+    axes.axvline(LEAST_CHANGE, color="gray", linewidth=0.8)
     _legend(figure)
     return figure

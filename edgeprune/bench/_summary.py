@@ -12,7 +12,7 @@ from ._cells import Cell, CellKey, Level
 from ._stats import Mean, mean_interval
 from .arms import ARMS
 
-__all__ = ["CONTRASTS", "Contrast", "GuardQuality", "Row", "Summary", "summarize"]
+__all__ = ["CONTRASTS", "HARM", "Contrast", "GuardQuality", "Row", "Summary", "summarize"]
 
 HARM = 0.02  # a user who loses more than this is harmed
 _ROUNDING = 1e-9

@@ -16,6 +16,7 @@ from ..runtime.errors import InputError
 
 __all__ = [
     "DEFAULT_PATTERN",
+    "Labelled",
     "UserFiles",
     "check_disjoint",
     "class_users",

@@ -223,13 +223,15 @@ class Workbench:
 
     def _personalized(self, settings: Settings, samples: int) -> Personalized:
         stream = self.stream(samples)
+        # Which sparsity the guard allows cannot be known without it.
+        asked = settings if settings.sparsity is None else replace(settings, min_agreement=0.0)
         try:
             with measured() as cost:
-                made = personalize(self.artifact, stream, replace(settings, min_agreement=0.0))
+                made = personalize(self.artifact, stream, asked)
         except (GuardRefused, NotEnoughSamples) as error:
             return Personalized(cost, refused=True, reason=str(error))
-        refused = made.report.guard.agreement < settings.min_agreement
-        return Personalized(cost, made.profile, made.report, refused)
+        why_not = settings.objection_to(made.report.guard)
+        return Personalized(cost, made.profile, made.report, why_not is not None, why_not or "")
 
     def forward_only(self, samples: int, work: Callable[[], NDArray[Any]]) -> Answer:
         """An answer that needs a pass over the stream and `work` on what the network said.

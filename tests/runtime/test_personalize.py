@@ -37,17 +37,17 @@ def comparable(profile: Profile) -> bytes:
 
 @pytest.fixture(scope="module")
 def deep(digits: Artifact, demo: Any) -> Outcome:
-    return personalize(digits, demo.adapt, Settings(threads=1))
+    return personalize(digits, demo.adapt, Settings(sparsity=0.5, threads=1))
 
 
 @pytest.fixture(scope="module")
 def light(digits: Artifact, demo: Any) -> Outcome:
-    return personalize(digits, demo.adapt, Settings(strength="light", threads=1))
+    return personalize(digits, demo.adapt, Settings(sparsity=0.2, strength="light", threads=1))
 
 
 @pytest.fixture(scope="module")
 def quick(digits: Artifact, demo: Any) -> Outcome:
-    return personalize(digits, demo.adapt, Settings(**QUICK))
+    return personalize(digits, demo.adapt, Settings(sparsity=0.5, **QUICK))
 
 
 # ---- what it is for
@@ -75,7 +75,7 @@ def test_light_takes_some_and_hears_better(digits, demo, light):
 
 
 def test_without_repair_it_is_much_worse(digits, demo, deep):
-    control = Settings(repair=False, min_agreement=0.0, threads=1)
+    control = Settings(sparsity=0.5, repair=False, min_agreement=0.0, threads=1)
     masked = personalize(digits, demo.adapt, control)
     assert masked.report.sparsity.hidden_units == pytest.approx(0.5, abs=0.02)
     assert set(masked.profile.weights) <= {digits.info.head}  # it is taught the user's classes
@@ -85,7 +85,7 @@ def test_without_repair_it_is_much_worse(digits, demo, deep):
 
 def test_real_speakers_are_not_forgotten(digits, fsdd):
     """On people that the network knows there is nothing to gain: half of it may go all the same."""
-    outcome = personalize(digits, fsdd.adapt, Settings(threads=1))
+    outcome = personalize(digits, fsdd.adapt, Settings(sparsity=0.5, min_agreement=0.0, threads=1))
     dense = fsdd.accuracy(outputs_of(digits, None, fsdd.test))
     assert dense > 0.9
     assert fsdd.accuracy(outputs_of(digits, outcome.profile, fsdd.test)) > dense - 0.06
@@ -108,7 +108,7 @@ def test_asked_for_nothing_it_changes_nothing(digits, demo, strength):
 
 @pytest.mark.parametrize("criterion", ["variance", "activation", "wanda", "random"])
 def test_every_criterion_takes_the_same_share(digits, demo, quick, criterion):
-    outcome = personalize(digits, demo.adapt, Settings(criterion=criterion, **QUICK))
+    outcome = personalize(digits, demo.adapt, Settings(sparsity=0.5, criterion=criterion, **QUICK))
     assert outcome.report.sparsity.units == quick.report.sparsity.units
     chosen, usual = outcome.profile.masks, quick.profile.masks
     assert chosen.keys() == usual.keys()
@@ -205,7 +205,7 @@ def test_normalisation_may_be_forbidden_or_forced(digits, demo, few):
 
 
 def test_a_stream_of_few_classes_is_not_renormalised(digits, few):
-    report = personalize(digits, few, Settings(**QUICK)).report
+    report = personalize(digits, few, Settings(min_agreement=0.0, **QUICK)).report
     assert report.normalization == 0.0
     assert report.effective_classes is not None
     assert report.effective_classes < 4
@@ -213,7 +213,7 @@ def test_a_stream_of_few_classes_is_not_renormalised(digits, few):
 
 @pytest.mark.parametrize("prior", ["graph", "em"])
 def test_a_user_of_few_words_is_heard_better(digits, fsdd, prior):
-    chosen = Settings(prior=prior, sparsity=0.0, normalization="off", threads=1)
+    chosen = Settings(prior=prior, sparsity=0.0, normalization="off", min_agreement=0.0, threads=1)
     few = fsdd.adapt[: 3 * len(fsdd.adapt) // 10]  # they are sorted by digit: 0, 1 and 2
     profile = personalize(digits, few, chosen).profile
     assert profile.prior is not None
@@ -223,7 +223,7 @@ def test_a_user_of_few_words_is_heard_better(digits, fsdd, prior):
 
 
 def test_the_prior_is_put_into_the_head(digits, few):
-    chosen = Settings(prior="em", sparsity=0.0, normalization="off", threads=1)
+    chosen = Settings(prior="em", sparsity=0.0, normalization="off", min_agreement=0, threads=1)
     outcome = personalize(digits, few, chosen)
     prior = outcome.profile.prior
     assert prior is not None
@@ -344,6 +344,52 @@ def test_the_guard_refuses_and_says_so(digits, demo):
     with pytest.raises(GuardRefused, match=r"agrees.*limit 100%.*Nothing was changed") as caught:
         personalize(digits, demo.adapt, strict)
     assert caught.value.exit_code == 3
+
+
+def test_without_a_sparsity_it_goes_as_far_as_the_guard_allows(digits, demo):
+    chosen = Settings(threads=1)
+    report = personalize(digits, demo.adapt, chosen).report
+    assert [one.allowed for one in report.tried] == [False] * (len(report.tried) - 1) + [True]
+    assert tuple(one.sparsity for one in report.tried) == chosen.sparsities[: len(report.tried)]
+    assert report.sparsity.hidden_units == pytest.approx(report.tried[-1].sparsity, abs=0.05)
+    assert report.guard.score == report.tried[-1].score >= chosen.min_change
+
+
+def test_a_stricter_limit_prunes_less_and_then_refuses(digits, demo):
+    free = personalize(digits, demo.adapt, Settings(threads=1)).report
+    stricter = dataclasses.replace(Settings(threads=1), min_change=free.guard.score + 1e-6)
+    try:
+        report = personalize(digits, demo.adapt, stricter).report
+    except GuardRefused:
+        return
+    assert report.tried[-1].sparsity < free.tried[-1].sparsity
+
+
+def test_what_was_tried_is_told_where_nothing_is_allowed(digits, demo):
+    with pytest.raises(GuardRefused, match=r"Nothing was changed. Sparsities tried: 0.7, 0.5"):
+        personalize(digits, demo.adapt, Settings(min_change=1.0, threads=1))
+
+
+def test_the_outcome_is_that_of_asking_for_the_sparsity_it_chose(digits, demo):
+    chosen = personalize(digits, demo.adapt, Settings(min_change=0.03, threads=1))
+    asked = Settings(sparsity=chosen.report.tried[-1].sparsity, threads=1)
+    same = personalize(digits, demo.adapt, asked).profile
+    for name, mask in same.masks.items():
+        np.testing.assert_array_equal(mask, chosen.profile.masks[name])
+    for name, weight in same.weights.items():
+        np.testing.assert_array_equal(weight, chosen.profile.weights[name])
+
+
+@pytest.mark.parametrize("what", ["one word", "noise", "near silence"])
+def test_a_stream_that_says_one_thing_is_refused(digits, demo, few, what):
+    rng = np.random.default_rng(0)
+    quiet = np.full_like(demo.adapt[:40], demo.adapt.min())
+    level = {"noise": 1.0, "near silence": 0.02}
+    stream = few
+    if what in level:
+        stream = quiet + level[what] * rng.standard_normal(quiet.shape).astype(np.float32)
+    with pytest.raises((GuardRefused, NotEnoughSamples), match=r"alike.*Nothing was changed"):
+        personalize(digits, stream, Settings(threads=1))
 
 
 @pytest.mark.parametrize("count", [0, 1, 9])

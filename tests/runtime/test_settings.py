@@ -25,6 +25,7 @@ BAD: dict[str, Any] = {
     "max_samples": st.integers(max_value=9),
     "holdout": st.floats(max_value=0.0499) | st.floats(min_value=0.5001) | st.just(float("nan")),
     "min_agreement": st.floats(max_value=-1e-9) | st.floats(min_value=1.0001),
+    "min_change": st.floats(max_value=-1.0001) | st.floats(min_value=1.0001),
     "memory_mb": st.integers(max_value=0),
     "threads": st.integers(max_value=0),
     "seed": st.integers(max_value=-1),
@@ -42,7 +43,8 @@ GOOD: dict[str, Any] = {
     "ridge": st.floats(1e-12, 1e12),
     "max_samples": st.integers(10, 10**6),
     "holdout": st.floats(0.05, 0.5),
-    "min_agreement": st.floats(0, 1),
+    "min_agreement": st.none() | st.floats(0, 1),
+    "min_change": st.floats(-1, 1),
     "memory_mb": st.integers(1, 10**5),
     "threads": st.none() | st.integers(1, 64),
     "seed": st.integers(0, 2**32),
@@ -90,7 +92,13 @@ def test_a_setting_of_another_type(values):
         Settings(**values)
 
 
-def test_the_default_sparsity_depends_on_the_strength():
+def test_what_is_tried_without_a_sparsity_depends_on_the_strength():
+    assert Settings().sparsities == (0.7, 0.5, 0.3, 0.0)
+    assert Settings(strength="light").sparsities == (0.3, 0.2, 0.1, 0.0)
+    assert Settings(sparsity=0.6).sparsities == (0.6,)
+
+
+def test_the_usual_sparsity_depends_on_the_strength():
     assert Settings().target_sparsity == 0.5
     assert Settings(strength="light").target_sparsity == 0.2
     assert Settings(strength="light", sparsity=0.6).target_sparsity == 0.6
