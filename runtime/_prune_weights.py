@@ -162,7 +162,7 @@ def prune_head_weights(
         teacher[operator.shift] = (teacher[operator.shift] + update.bias).astype(np.float32)
     mine = _shares(job.graph, share)[name]
     importance = None if prior is None else np.sqrt(np.maximum(prior * len(prior), _LEAST))
-    fitted = _fitted(teacher, operator, pruned.head_moments, mine, job.ridge, importance)
+    fitted = _fitted(teacher, operator, pruned.head_moments, mine, job.ridge, importance=importance)
     pruned.weights[name], pruned.shifts[name] = fitted
 
 
@@ -172,6 +172,7 @@ def _fitted(
     moments: CrossMoments,
     share: float,
     ridge: float,
+    *,
     importance: NDArray[np.float64] | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """The operator's sparse weight, full size, and its shift."""

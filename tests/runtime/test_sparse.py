@@ -17,7 +17,7 @@ from edgeprune.runtime.personalize import personalize
 from edgeprune.runtime.profile import Profile
 from edgeprune.runtime.session import Session
 from edgeprune.runtime.settings import Settings
-from edgeprune.runtime.sparse import Problem, choose_weights, refit_rows
+from edgeprune.runtime.sparse import Problem, choose_weights, refit_rows, spread_shares
 from edgeprune.runtime.statistics import CrossMoments
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -83,6 +83,34 @@ def test_a_row_may_lose_everything():
     assert fitted[0].all()
 
 
+def test_classes_that_count_less_lose_more():
+    rng = np.random.default_rng(1)
+    problem = Problem(observed(rng, 10)[1], rng.normal(size=(6, 10)), 0.01)
+    importance = np.array([1.0, 1.0, 1.0, 0.01, 0.01, 0.01])
+    kept = choose_weights(problem, 0.5, importance)
+    assert kept[:3].mean() > 0.9
+    assert kept[3:].mean() < 0.1
+
+
+@given(
+    st.dictionaries(
+        st.text(max_size=3), st.tuples(st.integers(1, 2000), st.integers(1, 2000)), min_size=1
+    ),
+    st.floats(0, 0.99),
+)
+def test_the_shares_add_up_to_what_was_asked_for(sizes, share):
+    shares = spread_shares(sizes, share)
+    total = sum(out * inputs for out, inputs in sizes.values())
+    gone = sum(shares[name] * out * inputs for name, (out, inputs) in sizes.items())
+    assert gone / total == pytest.approx(share, abs=1e-6)
+    assert all(0 <= one < 1 for one in shares.values())
+
+
+def test_large_matrices_give_up_more():
+    shares = spread_shares({"large": (1000, 1280), "small": (24, 96)}, 0.7)
+    assert shares["large"] > shares["small"]
+
+
 # ---- the whole of it
 
 
@@ -100,8 +128,10 @@ def test_most_weights_go_and_it_hears_better(digits, demo, sparse):
     removed = sparse.report.sparsity
     assert removed.units == removed.macs == 0
     assert removed.weights > 0.55
-    for name, mask in sparse.profile.weight_masks.items():
-        assert mask.mean() == pytest.approx(0.3, abs=0.02)
+    masks = sparse.profile.weight_masks
+    kept = np.concatenate([mask.ravel() for mask in masks.values()])
+    assert kept.mean() == pytest.approx(0.3, abs=0.02)
+    for name, mask in masks.items():
         assert not sparse.profile.weights[name][~mask].any()
 
 
