@@ -35,6 +35,7 @@ _MULTIPLE = "channel-multiple"
 _HELP = {
     "sparsity": "Share of the units in scope to mask; as far as the guard allows, if not given.",
     "strength": "light: masks, gains and shifts, kilobytes; deep: also re-fitted weights.",
+    "granularity": "unit: whole units, which `compact` removes; weight: single weights, a control.",
     "allocation": "damage: more is pruned where repair can make good for it; uniform: the same.",
     "scope": "hidden: units inside blocks; all: the residual streams too.",
     "criterion": "How units are scored.",

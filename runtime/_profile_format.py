@@ -34,7 +34,7 @@ __all__ = [
     "unpack",
 ]
 
-PROFILE_VERSION = 1
+PROFILE_VERSION = 2  # with masks of single weights; a profile without any is still written as 1
 # Far above any real header (some 100 bytes a tensor), far below what would exhaust a board.
 HEADER_LIMIT_BYTES = 4 << 20
 _LENGTH_BYTES = 8
@@ -46,18 +46,19 @@ Strength = Literal["light", "deep"]
 
 @dataclass(frozen=True)
 class Header:
-    """The metadata of a profile."""
+    """The metadata of a profile; ``version`` is 2 if single weights are masked, else 1."""
 
     model_id: str
     strength: Strength
     created: datetime
     parent: int | None
     report: Mapping[str, Any]
+    version: int = 1
 
     def to_metadata(self) -> dict[str, str]:
         """Write the metadata as safetensors wants it; equal headers give equal strings."""
         return {
-            "edgeprune.profile": str(PROFILE_VERSION),
+            "edgeprune.profile": str(self.version),
             "model_id": self.model_id,
             "strength": self.strength,
             "created": self.created.isoformat().removesuffix("+00:00") + "Z",
@@ -80,6 +81,7 @@ class Header:
             created=_decode_time(metadata["created"]),
             parent=_decode_parent(metadata["parent"]),
             report=decode_report(metadata["report"]),
+            version=int(metadata["edgeprune.profile"]),
         )
 
 

@@ -57,7 +57,8 @@ class Pruned:
     """What pruning changed, by group and by operator.
 
     ``outputs`` are the teacher's on the samples and ``features`` what its head reads;
-    ``head_mixing`` is how the pruned head's input is turned into the dense one's.
+    ``head_mixing`` is how the pruned head's input is turned into the dense one's, `head_moments`
+    their joint moments where the head is still to lose weights.
     """
 
     masks: dict[str, Bool] = field(default_factory=dict)
@@ -67,6 +68,7 @@ class Pruned:
     outputs: FloatArray = field(default_factory=lambda: np.empty(0, np.float32))
     features: FloatArray | None = None
     head_mixing: Mixing | None = None
+    head_moments: CrossMoments | None = None
 
 
 def best_units(scores: Float64, count: int) -> Bool:

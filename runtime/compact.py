@@ -133,6 +133,7 @@ def compact(
     """
     path, say = Path(path), progress or _silent
     _check_arguments(artifact, path, channel_multiple, rounding)
+    _check_units(profile)
     tensors = _tensors(artifact, profile)
     wanted = _wanted_masks(artifact, profile, masks)
     say("folding the profile into the weights")
@@ -209,6 +210,15 @@ def _wanted_masks(artifact: Artifact, profile: Profile | None, masks: Masks | No
             )
     whole = {name: np.ones(count, np.bool_) for name, count in units.items()}
     return whole | {name: np.asarray(mask) for name, mask in given.items()}
+
+
+def _check_units(profile: Profile | None) -> None:
+    if profile is not None and profile.weight_masks:
+        raise CompactError(
+            "this profile masks single weights, and that makes no tensor smaller: there is nothing "
+            "to compact. Nothing was written. Personalise with --granularity unit to get a network "
+            "that can be made smaller."
+        )
 
 
 def _tensors(artifact: Artifact, profile: Profile | None) -> dict[str, NDArray[Any]]:

@@ -14,6 +14,7 @@ from ._external import FloatArray
 from ._graph import Graph
 from ._plan import groups_in_scope, keep_counts
 from ._prune import Pruned, PruneJob, best_units, prune_deep, prune_light, prune_masks
+from ._prune_weights import prune_head_weights, prune_weights, weight_steps
 from ._stream import Batches, SampleSource
 from ._watch import Watched, watch
 from .allocation import DamageCurve, damage_curves, spread
@@ -23,7 +24,7 @@ from .errors import GuardRefused, NotEnoughSamples
 from .guard import GuardReport, distinctness, judge, too_uniform
 from .normalize import renormalize
 from .prior import effective_classes, estimate_prior, information, prior_shift
-from .profile import Profile, kept_inputs, kept_weight, sparsity
+from .profile import Profile, kept_inputs, kept_weight
 from .scoring import unit_scores
 from .session import Session, default_threads
 from .settings import Outcome, Report, Settings, Tried
@@ -152,7 +153,7 @@ def personalize(
         if made.profile.prior is None
         else effective_classes(made.profile.prior),
         guard=made.guard,
-        sparsity=sparsity(artifact, made.profile.masks),
+        sparsity=made.profile.sparsity(artifact),
         seconds=time.perf_counter() - started,
         tried=tried,
     )
@@ -190,10 +191,15 @@ def _refusal(tried: Sequence[Tried], why_not: str) -> str:
 
 
 def _made(state: _State, seen: Watched, share: float, parent: int | None) -> _Made:
-    pruned = _prune(state, seen, share)
+    weights = state.settings.granularity == "weight"
+    job, pruned = _prune_weights(state, share) if weights else (None, _prune(state, seen, share))
     if not state.learnt:
         state.learnt = True
         state.classes = _learn_classes(state, pruned)
+    if job is not None:
+        known = state.classes
+        update, prior = (None, None) if known is None else (known.head, known.prior)
+        prune_head_weights(job, pruned, share, update, prior)
     profile = _profile(state, pruned, state.classes, parent)
     return _Made(profile, _guard(state, seen, pruned, profile))
 
@@ -314,6 +320,24 @@ def _prune(state: _State, seen: Watched, share: float) -> Pruned:
     return prune_deep(job) if settings.strength == "deep" else prune_light(job)
 
 
+def _prune_weights(state: _State, share: float) -> tuple[PruneJob, Pruned]:
+    """Prune single weights of all operators but the head, which waits for what it is taught."""
+    count = state.counter("pruning and repairing", weight_steps(state.graph))
+    job = PruneJob(
+        state.graph,
+        state.adapt,
+        state.teacher,
+        keep={},
+        masks={},
+        choose_here=False,
+        ridge=state.settings.ridge,
+        budget_bytes=state.budget_bytes,
+        threads=state.threads,
+        on_layer=lambda: count(1),
+    )
+    return job, prune_weights(job, share)
+
+
 def _allocated(state: _State, keep: Mapping[str, int]) -> Mapping[str, int]:
     if state.curves is None:
         state.curves = _measured_curves(state, frozenset(keep))
@@ -378,7 +402,7 @@ def _profile(
         shift = prior_shift(classes.prior, _PRIOR_FLOOR).astype(np.float64) - classes.bias
         if head.name in shifts:
             shift += shifts[head.name]
-        if classes.head is not None:
+        if classes.head is not None and pruned.head_moments is None:
             weights[head.name], added = _taught_head(state, pruned, head, gains, classes.head)
             shift += added
         shifts[head.name] = shift.astype(np.float32)
@@ -388,10 +412,21 @@ def _profile(
         gains=gains,
         shifts=shifts,
         weights=weights,
+        weight_masks=_weight_masks(state, pruned, weights),
         prior=None if classes is None else classes.prior.astype(np.float32),
         strength=state.settings.strength,
         parent=parent,
     )
+
+
+def _weight_masks(
+    state: _State, pruned: Pruned, weights: Mapping[str, FloatArray]
+) -> dict[str, NDArray[np.bool_]]:
+    """Where single weights are gone, by operator."""
+    if state.settings.granularity == "unit":
+        return {}
+    found = {name: weights[name] != 0 for name in pruned.weights}
+    return {name: mask for name, mask in found.items() if not mask.all()}
 
 
 def _by_operator(state: _State, kind: Literal["gain", "shift"]) -> dict[str, FloatArray]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._atomic import write_atomically
+from ._kept import full_weight, kept_inputs, kept_outputs, kept_shapes, kept_weight
 from ._profile_format import (
     HEADER_LIMIT_BYTES,
     Header,
@@ -25,7 +26,13 @@ from ._profile_format import (
     pack,
     unpack,
 )
-from .artifact import ONES, Artifact, ModelInfo, Operator
+from ._profile_weights import (
+    check_weight_masks,
+    frozen_weight_mask,
+    pack_weights,
+    unpack_weights,
+)
+from .artifact import Artifact, ModelInfo, Operator
 from .errors import ProfileError, ProfileMismatch, ProfileNotFound
 
 __all__ = [
@@ -42,7 +49,7 @@ BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
 _PRIOR_TOLERANCE = 1e-4  # float32 rounding of a thousand classes is a hundred times smaller
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_KINDS = ("mask", "gain", "shift", "weight")
+_KINDS = ("mask", "gain", "shift", "weight", "kept")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +69,8 @@ class Profile:
         shifts: float32 ``(out_channels,)`` by operator.
         weights: float32 by operator, the weight tensor without its masked input channels
             (`kept_weight` cuts it out); only with strength ``deep``.
+        weight_masks: bool by operator, of the shape of its entry in `weights`, which is zero where
+            the mask is false: single weights that are gone.
         prior: float32 ``(classes,)``, a distribution: what the user was seen to meet. It is for
             the record; what it changes in the outputs is already in the head's shift.
         strength: ``light`` (masks, gains, shifts) or ``deep`` (weights, too).
@@ -78,6 +87,7 @@ class Profile:
     gains: Mapping[str, FloatArray] = field(default_factory=dict)
     shifts: Mapping[str, FloatArray] = field(default_factory=dict)
     weights: Mapping[str, FloatArray] = field(default_factory=dict)
+    weight_masks: Mapping[str, BoolArray] = field(default_factory=dict)
     prior: FloatArray | None = None
     strength: Strength = "light"
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -91,6 +101,9 @@ class Profile:
             "gains": {k: _frozen_vector(f"gain/{k}", v) for k, v in sorted(self.gains.items())},
             "shifts": {k: _frozen_vector(f"shift/{k}", v) for k, v in sorted(self.shifts.items())},
             "weights": {k: _frozen(f"weight/{k}", v) for k, v in sorted(self.weights.items())},
+            "weight_masks": {
+                k: frozen_weight_mask(k, v) for k, v in sorted(self.weight_masks.items())
+            },
         }
         for name, mapping in frozen.items():
             object.__setattr__(self, name, MappingProxyType(mapping))
@@ -98,6 +111,7 @@ class Profile:
         object.__setattr__(self, "report", _copied_report(self.report))
         object.__setattr__(self, "created", _utc(self.created))
         _check_header(self)
+        check_weight_masks(self.weight_masks, self.weights)
 
     def to_bytes(self) -> bytes:
         """The profile as one safetensors file: equal profiles give equal bytes.
@@ -105,7 +119,10 @@ class Profile:
         Raises:
             ProfileError: the report is too large for the file's header.
         """
-        header = Header(self.model_id, self.strength, self.created, self.parent, self.report)
+        version = 2 if self.weight_masks else 1
+        header = Header(
+            self.model_id, self.strength, self.created, self.parent, self.report, version
+        )
         try:
             return pack(_stored_tensors(self), header.to_metadata())
         except ValueError as error:
@@ -122,7 +139,7 @@ class Profile:
         try:
             tensors, header = unpack(data)
             _check_model(header.model_id, artifact.info, where)
-            profile = _assemble(tensors, header, artifact.info)
+            profile = _assemble(tensors, header, artifact)
             profile.check(artifact)
         except ProfileMismatch:
             raise
@@ -172,7 +189,7 @@ class Profile:
         _check_shapes("mask", self.masks, units)
         _check_shapes("gain", self.gains, channels)
         _check_shapes("shift", self.shifts, channels)
-        _check_shapes("weight", self.weights, _kept_shapes(artifact, self.weights, self.masks))
+        _check_shapes("weight", self.weights, kept_shapes(artifact, self.weights, self.masks))
         if self.prior is not None and self.prior.shape != (info.classes,):
             raise ProfileError(f"the prior has shape {self.prior.shape}, not ({info.classes},)")
 
@@ -194,55 +211,17 @@ class Profile:
         full |= {operators[name].shift: np.array(v, "<f4") for name, v in self.shifts.items()}
         for name, weight in self.weights.items():
             operator = operators[name]
-            full[operator.weight] = _full_weight(artifact, operator, self.masks, weight)
+            full[operator.weight] = full_weight(artifact, operator, self.masks, weight)
         return full
 
     def sparsity(self, artifact: Artifact) -> Sparsity:
         """What the masks remove; see `sparsity`."""
-        return sparsity(artifact, self.masks)
+        return sparsity(artifact, self.masks, self.weight_masks)
 
 
 def neutral(info: ModelInfo) -> Profile:
     """The profile that changes nothing: the dense model, generation 0. Always the same bytes."""
     return Profile(info.model_id, created=_EPOCH)
-
-
-def kept_inputs(
-    artifact: Artifact, operator: Operator, masks: Mapping[str, BoolArray]
-) -> BoolArray:
-    """Which input channels of an operator are kept, bool ``(in_channels,)``.
-
-    A Gemm that reads two units through a flatten of two positions each, the first unit masked::
-
-        reads ("conv",), mask_index [0, 0, 1, 1]: kept [False, False, True, True]
-
-    Groups that `masks` does not name are kept. A depthwise operator, whose mask works at its
-    consumers, keeps all of its inputs.
-    """
-    if not operator.masked or not operator.reads:
-        return np.ones(operator.in_channels, np.bool_)
-    parts = [_read_mask(artifact.info, name, masks) for name in operator.reads]
-    return np.concatenate(parts)[artifact.mask_index(operator)]
-
-
-def kept_outputs(info: ModelInfo, operator: Operator, masks: Mapping[str, BoolArray]) -> BoolArray:
-    """Which output channels of an operator are kept, bool ``(out_channels,)``."""
-    if not operator.writes:
-        return np.ones(operator.out_channels, np.bool_)
-    kept = np.concatenate([_read_mask(info, name, masks) for name in operator.writes])
-    return kept if operator.write_index is None else kept[list(operator.write_index)]
-
-
-def kept_weight(
-    artifact: Artifact,
-    operator: Operator,
-    masks: Mapping[str, BoolArray],
-    weight: FloatArray,
-) -> FloatArray:
-    """Cut the masked input channels out of a full weight tensor, for `Profile.weights`."""
-    if operator.in_axis is None:
-        return weight
-    return np.compress(kept_inputs(artifact, operator, masks), weight, axis=operator.in_axis)
 
 
 @dataclass(frozen=True)
@@ -252,7 +231,8 @@ class Sparsity:
     Attributes:
         units: share of the units of all prunable groups that are masked.
         hidden_units: the same over the groups of kind ``hidden``.
-        weights: share of the model's parameters that compaction would remove.
+        weights: share of the model's parameters that compaction would remove, or that masks of
+            single weights do.
         macs: share of the model's multiply-adds that compaction would remove.
     """
 
@@ -266,11 +246,19 @@ class Sparsity:
     macs_removed: int
 
 
-def sparsity(artifact: Artifact, masks: Mapping[str, BoolArray]) -> Sparsity:
-    """Count exactly what removing the masked units would save; no rounding to channel multiples."""
+def sparsity(
+    artifact: Artifact,
+    masks: Mapping[str, BoolArray],
+    weight_masks: Mapping[str, BoolArray] = MappingProxyType({}),
+) -> Sparsity:
+    """Count exactly what removing the masked units would save; no rounding to channel multiples.
+
+    Single weights count as parameters; no multiply-adds are saved by them.
+    """
     info = artifact.info
     removed = [_removed(artifact, operator, masks) for operator in info.operators]
     weights, macs = sum(r[0] for r in removed), sum(r[1] for r in removed)
+    weights += sum(int(np.count_nonzero(~mask)) for mask in weight_masks.values())
     hidden = {group.name for group in info.prunable if group.kind == "hidden"}
     masked = {name: int(np.count_nonzero(~mask)) for name, mask in masks.items()}
     total = {group.name: group.units for group in info.prunable}
@@ -324,39 +312,6 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def _read_mask(info: ModelInfo, name: str, masks: Mapping[str, BoolArray]) -> BoolArray:
-    if name == ONES:
-        return np.ones(1, np.bool_)
-    mask = masks.get(name)
-    return np.ones(info.group_by_name[name].units, np.bool_) if mask is None else mask
-
-
-def _full_weight(
-    artifact: Artifact, operator: Operator, masks: Mapping[str, BoolArray], weight: FloatArray
-) -> FloatArray:
-    if operator.in_axis is None:
-        return np.array(weight, "<f4")
-    full = np.zeros(artifact.tensors[operator.weight].shape, "<f4")
-    kept = kept_inputs(artifact, operator, masks)
-    np.moveaxis(full, operator.in_axis, 0)[kept] = np.moveaxis(weight, operator.in_axis, 0)
-    return full
-
-
-def _kept_shapes(
-    artifact: Artifact, names: Mapping[str, Any], masks: Mapping[str, BoolArray]
-) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for operator in artifact.info.operators:
-        if operator.name not in names:
-            continue
-        shape = list(artifact.tensors[operator.weight].shape)
-        if operator.in_axis is not None:
-            kept = kept_inputs(artifact, operator, masks)
-            shape[operator.in_axis] = int(np.count_nonzero(kept))
-        shapes[operator.name] = tuple(shape)
-    return shapes
-
-
 def _check_shapes(
     kind: str, tensors: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
@@ -395,30 +350,37 @@ def _stored_tensors(profile: Profile) -> dict[str, NDArray[Any]]:
     stored |= {f"gain/{k}": v for k, v in profile.gains.items() if (v != 1).any()}
     # By bits, so that a -0.0 comes back as it went.
     stored |= {f"shift/{k}": v for k, v in profile.shifts.items() if v.view(np.uint32).any()}
-    stored |= {f"weight/{k}": v for k, v in profile.weights.items()}
+    stored |= pack_weights(profile.weight_masks, profile.weights)
     if profile.prior is not None:
         stored["prior"] = profile.prior
     return stored
 
 
-def _assemble(tensors: Mapping[str, NDArray[Any]], header: Header, info: ModelInfo) -> Profile:
+def _assemble(tensors: Mapping[str, NDArray[Any]], header: Header, artifact: Artifact) -> Profile:
+    info = artifact.info
+    shapes = {o.name: artifact.tensors[o.weight].shape for o in info.operators}
     parts: dict[str, dict[str, NDArray[Any]]] = {kind: {} for kind in _KINDS}
     for full_name, tensor in tensors.items():
         kind, _, name = full_name.partition("/")
         if kind == "mask":
             parts[kind][name] = _assembled_mask(name, tensor, info)
             continue
-        if kind not in parts and full_name != "prior":
+        if kind == "kept" and header.version > 1:
+            parts[kind][name] = tensor
+            continue
+        if kind == "kept" or (kind not in parts and full_name != "prior"):
             raise ValueError(f"it holds the unknown tensor {full_name[:100]!r}")
         if tensor.dtype != np.float32:
             raise ValueError(f"{full_name} is {tensor.dtype}, not float32")
         parts.setdefault(kind, {})[name] = tensor
+    weight_masks, weights = unpack_weights(parts["kept"], parts["weight"], shapes)
     return Profile(
         header.model_id,
         masks=parts["mask"],
         gains=parts["gain"],
         shifts=parts["shift"],
-        weights=parts["weight"],
+        weights=weights,
+        weight_masks=weight_masks,
         prior=tensors.get("prior"),
         strength=header.strength,
         created=header.created,

@@ -27,6 +27,7 @@ from .statistics import CrossMoments
 __all__ = [
     "Elimination",
     "Mixing",
+    "damping",
     "fit_mixing",
     "mixed_weight",
     "outgoing_weights",
@@ -57,7 +58,7 @@ def weight_matrix(weight: NDArray[Any], operator: Operator) -> Float64:
     return moved.reshape(*moved.shape[:2], -1).astype(np.float64)
 
 
-def _damping(moments: CrossMoments, ridge: float) -> float:
+def damping(moments: CrossMoments, ridge: float) -> float:
     """Ridge in units of the mean variance; more where the rows hardly outnumber the unknowns."""
     variance = float(np.trace(moments.xx)) / len(moments.mean_x)
     shortage = 1.0 + len(moments.mean_x) / max(moments.count, 1)
@@ -76,7 +77,7 @@ def fit_mixing(moments: CrossMoments, kept: Bool, ridge: float) -> Mixing:
     xx = moments.xx[np.ix_(kept, kept)]
     # Regressing d − x[kept] keeps the ridge from shrinking what needs no change.
     residual = moments.yx[:, kept] - identity @ xx
-    damped = xx + _damping(moments, ridge) * np.eye(len(xx))
+    damped = xx + damping(moments, ridge) * np.eye(len(xx))
     matrix = identity + np.linalg.solve(damped, residual.T).T
     return Mixing(kept, matrix, moments.mean_y - matrix @ moments.mean_x[kept])
 
@@ -133,7 +134,7 @@ class Elimination:
 
     def __init__(self, moments: CrossMoments, outgoing: Float64, ridge: float) -> None:
         units = len(moments.mean_x)
-        damped = _damping(moments, ridge) * np.eye(units)
+        damped = damping(moments, ridge) * np.eye(units)
         self.alive = np.arange(units)
         self._inverse = np.linalg.inv(moments.xx + damped)
         self._fitted = outgoing @ ((moments.yx + damped) @ self._inverse)

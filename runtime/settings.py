@@ -15,6 +15,7 @@ from .scoring import CRITERIA, Criterion
 __all__ = ["Outcome", "Report", "Settings", "Tried"]
 
 Strength = Literal["light", "deep"]
+Granularity = Literal["unit", "weight"]
 # Without new weights a network bears less: docs/method.md.
 _SPARSITY = {"deep": 0.5, "light": 0.2}
 _TO_TRY = {"deep": (0.7, 0.5, 0.3, 0.0), "light": (0.3, 0.2, 0.1, 0.0)}
@@ -41,10 +42,14 @@ class Settings:
     """How to personalise. The defaults are meant to be left alone.
 
     Attributes:
-        sparsity: share of the units in scope to prune, from 0 up to (not including) 1; None goes
-            as far as the guard allows: see `sparsities`.
+        sparsity: share of the units in scope (or of the weights) to prune, from 0 up to (not
+            including) 1; None goes as far as the guard allows: see `sparsities`.
         strength: ``light`` changes masks, gains, shifts and the class prior (kilobytes); ``deep``
             also re-fits the weights of the pruned groups' consumers.
+        granularity: ``unit`` prunes whole units, which `compact` can remove; ``weight`` single
+            weights of every layer that mixes channels, which makes nothing faster or smaller in
+            memory but loses less for the same share. With strength ``deep`` only; `scope`,
+            `criterion`, `allocation` and `channel_multiple` play no part then.
         scope: ``hidden`` prunes units inside blocks; ``all`` the residual streams too.
         criterion: how units are scored: see `edgeprune.runtime.scoring`.
         allocation: every group gives up the same share of its units (``uniform``), or more where
@@ -74,6 +79,7 @@ class Settings:
 
     sparsity: float | None = None
     strength: Strength = "deep"
+    granularity: Granularity = "unit"
     scope: Scope = "hidden"
     criterion: Criterion = "repair_aware"
     allocation: Literal["damage", "uniform"] = "damage"
@@ -96,6 +102,8 @@ class Settings:
         checks = {
             "sparsity": self.sparsity is None or 0.0 <= self.sparsity < 1.0,
             "strength": self.strength in ("light", "deep"),
+            "granularity": self.granularity == "unit"
+            or (self.granularity == "weight" and self.strength == "deep" and self.repair),
             "scope": self.scope in ("hidden", "all"),
             "criterion": self.criterion in CRITERIA,
             "allocation": self.allocation in ("damage", "uniform"),

@@ -139,7 +139,7 @@ TENSOR_ATTACKS: dict[str, Callable[[Artifact], bytes]] = {
 METADATA_ATTACKS: dict[str, dict[str, Any]] = {
     "another model": {"model_id": "0" * 64},
     "no model": {"model_id": None},
-    "newer version": {"version": "2"},
+    "newer version": {"version": "3"},
     "no version": {"version": None},
     "version of a million digits": {"version": "9" * 10**6},
     "version zero": {"version": "0"},
@@ -214,7 +214,7 @@ def test_the_attacks_start_from_what_is_accepted(tiny: Artifact) -> None:
 
 def test_newer_version_says_upgrade(tiny: Artifact) -> None:
     with pytest.raises(ProfileError, match="upgrade edgeprune"):
-        Profile.from_bytes(container({"__metadata__": metadata(tiny, version="2")}), tiny)
+        Profile.from_bytes(container({"__metadata__": metadata(tiny, version="3")}), tiny)
 
 
 def test_every_truncation_is_refused(tiny: Artifact, tmp_path: Path) -> None:

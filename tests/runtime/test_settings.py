@@ -15,6 +15,7 @@ from edgeprune.runtime.settings import Settings
 BAD: dict[str, Any] = {
     "sparsity": st.floats(max_value=-1e-9) | st.floats(min_value=1) | st.just(float("nan")),
     "strength": st.text().filter(lambda text: text not in ("light", "deep")),
+    "granularity": st.text().filter(lambda text: text not in ("unit", "weight")),
     "scope": st.text().filter(lambda text: text not in ("hidden", "all")),
     "criterion": st.text(max_size=5).filter(lambda text: text != "wanda"),
     "allocation": st.text(max_size=5),
@@ -34,6 +35,7 @@ BAD: dict[str, Any] = {
 GOOD: dict[str, Any] = {
     "sparsity": st.none() | st.floats(0, 1, exclude_max=True),
     "strength": st.sampled_from(["light", "deep"]),
+    "granularity": st.just("unit"),
     "scope": st.sampled_from(["hidden", "all"]),
     "criterion": st.sampled_from(["repair_aware", "variance", "activation", "wanda", "random"]),
     "allocation": st.sampled_from(["damage", "uniform"]),

@@ -1,0 +1,197 @@
+"""Pruning single weights, layer after layer, with the dense network as teacher.
+
+The walk is that of `_prune.prune_deep`; what differs is that every operator loses weights of its
+own instead of the input channels of a group, and so that every operator takes part, also where the
+units cannot be pruned. Kernels are fitted tap by tap with the moments of the channels: for 1×1
+convolutions and linear layers the optimum, for larger ones what leaves the relations between
+neighbouring positions out, and costs ``channels²`` instead of ``(channels · taps)²``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._external import FloatArray
+from ._graph import Graph
+from ._plan import channel_axis
+from ._prune import Pruned, PruneJob
+from ._walk import LayerWalk
+from .artifact import Operator
+from .repair import weight_matrix
+from .sparse import Problem, choose_weights, refit_rows, spread_shares
+from .statistics import CrossMoments, rows
+from .teach import HeadUpdate
+
+__all__ = ["prunable_operators", "prune_head_weights", "prune_weights", "weight_steps"]
+
+_ROWS_PER_SAMPLE = 64
+# A row keeps few weights and has few unknowns: less pull is safe, and better on development users.
+_RIDGE_SHARE = 0.3
+_LEAST = 1e-2  # a class that the user does not meet counts as a hundredth of a fair share
+_NARROW = 4  # input channels
+
+
+def prunable_operators(graph: Graph) -> list[Operator]:
+    """Operators that lose weights: those that mix channels, in the order in which they run.
+
+    Grouped convolutions have few weights and recurrent operators no repair; they keep all. So does
+    what reads a picture or a sound: few channels can stand in for none.
+    """
+    able = [o for o in graph.artifact.info.operators if o.in_axis is not None and not o.recurrent]
+    wide = [operator for operator in able if operator.in_channels > _NARROW]
+    return sorted(wide, key=graph.consumed_at)
+
+
+def weight_steps(graph: Graph) -> int:
+    """How many places are fitted one after the other."""
+    return len(_by_input(prunable_operators(graph)))
+
+
+class _Walker:
+    """Teacher and student side by side; the head's moments are kept for last."""
+
+    def __init__(self, job: PruneJob, share: float) -> None:
+        self.job = job
+        self.shares = _shares(job.graph, share)
+        self.result = Pruned()
+        self.student: dict[str, FloatArray] = dict(job.teacher)
+        self.walk = LayerWalk(
+            job.graph,
+            job.batches,
+            {"teacher": job.teacher, "student": self.student},
+            budget_bytes=job.budget_bytes,
+            threads=job.threads,
+        )
+
+    def moments(self, operators: Sequence[Operator]) -> CrossMoments:
+        """Joint moments of what operators that read one tensor see, pruned and dense."""
+        first = operators[0]
+        self.walk.advance(min(self.job.graph.consumed_at(o) for o in operators))
+        found = CrossMoments(first.in_channels, first.in_channels)
+        for seen in self.walk.observe(first.input):
+            pair = [
+                rows(seen[track], channel_axis(first), _ROWS_PER_SAMPLE)
+                for track in ("student", "teacher")
+            ]
+            found.update(*pair)
+        return found
+
+    def fit(self, operator: Operator, moments: CrossMoments) -> None:
+        """Prune and refit one operator, and let the layers behind it see that."""
+        job, result = self.job, self.result
+        fitted = _fitted(job.teacher, operator, moments, self.shares[operator.name], job.ridge)
+        result.weights[operator.name], result.shifts[operator.name] = fitted
+        self.student[operator.weight] = result.weights[operator.name]
+        self.student[operator.shift] = result.shifts[operator.name]
+
+
+def prune_weights(job: PruneJob, share: float) -> Pruned:
+    """Prune `share` of every operator's weights but the head's, which is taught first.
+
+    The job's `keep` and `masks` play no part. The result's ``head_moments`` are for
+    `prune_head_weights`.
+    """
+    walker = _Walker(job, share)
+    info = job.graph.artifact.info
+    for operators in _by_input(prunable_operators(job.graph)):
+        moments = walker.moments(operators)
+        for operator in operators:
+            if operator.name == info.head:
+                walker.result.head_moments = moments
+            elif share:
+                walker.fit(operator, moments)
+        job.on_layer()
+    return _finished(walker)
+
+
+def _shares(graph: Graph, share: float) -> dict[str, float]:
+    sizes = {}
+    for operator in prunable_operators(graph):
+        size = graph.artifact.tensors[operator.weight].size
+        sizes[operator.name] = (size // operator.in_channels, operator.in_channels)
+    return spread_shares(sizes, share)
+
+
+def _by_input(operators: Sequence[Operator]) -> list[list[Operator]]:
+    """Operators that read the same tensor together, in the order of the first of them."""
+    found: dict[str, list[Operator]] = {}
+    for operator in operators:
+        found.setdefault(operator.input, []).append(operator)
+    return list(found.values())
+
+
+def _finished(walker: _Walker) -> Pruned:
+    graph, result = walker.job.graph, walker.result
+    head = graph.artifact.info.head
+    if head is not None:
+        operator = graph.artifact.info.operator_by_name[head]
+        walker.walk.advance(graph.consumed_at(operator))
+        result.features = _teacher(walker, operator.input)
+    result.outputs = _teacher(walker, graph.output)
+    return result
+
+
+def _teacher(walker: _Walker, tensor: str) -> FloatArray:
+    return np.concatenate([seen["teacher"] for seen in walker.walk.observe(tensor)])
+
+
+def prune_head_weights(
+    job: PruneJob,
+    pruned: Pruned,
+    share: float,
+    update: HeadUpdate | None,
+    prior: NDArray[np.float64] | None,
+) -> None:
+    """Prune the head with what it is to be taught already in its weight.
+
+    Classes count by how often the user meets them: those that he does not may lose everything.
+    """
+    name = job.graph.artifact.info.head
+    if name is None or pruned.head_moments is None or not (share or update):
+        return
+    operator = job.graph.artifact.info.operator_by_name[name]
+    teacher = dict(job.teacher)
+    if update is not None:
+        gain = teacher[operator.gain].astype(np.float64)
+        added = update.weight / gain[:, None]
+        taught = teacher[operator.weight] + (added if operator.out_axis == 0 else added.T)
+        teacher[operator.weight] = taught.astype(np.float32)
+        teacher[operator.shift] = (teacher[operator.shift] + update.bias).astype(np.float32)
+    mine = _shares(job.graph, share)[name]
+    importance = None if prior is None else np.sqrt(np.maximum(prior * len(prior), _LEAST))
+    fitted = _fitted(teacher, operator, pruned.head_moments, mine, job.ridge, importance=importance)
+    pruned.weights[name], pruned.shifts[name] = fitted
+
+
+def _fitted(
+    teacher: Mapping[str, FloatArray],
+    operator: Operator,
+    moments: CrossMoments,
+    share: float,
+    ridge: float,
+    *,
+    importance: NDArray[np.float64] | None = None,
+) -> tuple[FloatArray, FloatArray]:
+    """The operator's sparse weight, full size, and its shift."""
+    weight = teacher[operator.weight]
+    matrix = weight_matrix(weight, operator)
+    taps = matrix.shape[2]
+    flat = matrix.transpose(0, 2, 1).reshape(-1, matrix.shape[1])
+    problem = Problem(moments, flat, ridge * _RIDGE_SHARE)
+    sparse = refit_rows(problem, choose_weights(problem, share, importance))
+    offset = (flat @ moments.mean_y - sparse @ moments.mean_x).reshape(-1, taps).sum(1)
+    shift = teacher[operator.shift] + teacher[operator.gain] * offset
+    return _laid_out(sparse, weight, operator), shift.astype(np.float32)
+
+
+def _laid_out(flat: NDArray[np.float64], like: FloatArray, operator: Operator) -> FloatArray:
+    """The inverse of `weight_matrix` for rows of ``(out · taps)``."""
+    axes = (operator.out_axis, operator.in_axis or 0)
+    kernel = [n for axis, n in enumerate(like.shape) if axis not in axes]
+    outputs = like.shape[operator.out_axis]
+    matrix = flat.reshape(outputs, -1, flat.shape[1]).transpose(0, 2, 1)
+    moved = matrix.reshape(outputs, flat.shape[1], *kernel)
+    return np.ascontiguousarray(np.moveaxis(moved, (0, 1), axes), dtype=np.float32)

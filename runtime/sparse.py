@@ -1,0 +1,122 @@
+"""Which single weights stay, and what they become: least squares under a mask.
+
+For an operator with weight ``W`` let ``d`` be its input in the dense network and ``x`` the same
+with everything before it already pruned. Wanted is ``min ‖W d − V x‖²`` over weights ``V`` of which
+only a share is not zero. With the joint moments ``H = xx + λ`` and ``G = W (yx + λ)``, every row of
+``V`` is a least-squares problem of its own with the same ``H``.
+
+Which weights stay is found by ADMM (Boža 2024, arXiv 2401.02938): in turns the ridge solution near
+the sparse one, for which one inverse serves all rows, and the largest entries of it, fewer in every
+round. Inputs are scaled to the same size first, so that "largest" is Wanda's ``|w| · ‖x‖`` (Sun et
+al. 2024, arXiv 2306.11695). Then every row is solved exactly on the weights that it keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .repair import damping
+from .statistics import CrossMoments
+
+__all__ = ["Problem", "choose_weights", "refit_rows", "spread_shares"]
+
+Float64 = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+
+_ROUNDS = 24
+_POWER = 0.5
+_HALVINGS = 50
+_GRADUAL = 16  # rounds in which the share still grows
+_PULL = 1.0  # towards the sparse weights, relative to an input's own variance
+_CHUNK_BYTES = 32_000_000  # of row-wise systems held at once
+
+
+class Problem:
+    """The normal equations of one operator: ``H`` ``(in, in)`` and ``G`` ``(out, in)``, float64.
+
+    Args:
+        moments: of pruned input and dense target, the same channels.
+        weight: the dense operator's, ``(out, in)``.
+        ridge: as in `edgeprune.runtime.repair.fit_mixing`: it pulls towards no change.
+    """
+
+    def __init__(self, moments: CrossMoments, weight: Float64, ridge: float) -> None:
+        damped = damping(moments, ridge) * np.eye(weight.shape[1])
+        self.h: Float64 = moments.xx + damped
+        self.g: Float64 = weight @ (moments.yx + damped)
+
+
+def choose_weights(problem: Problem, share: float, importance: Float64 | None = None) -> Bool:
+    """Which weights stay, bool ``(out, in)``: all but `share` of them, wherever in the matrix.
+
+    Args:
+        problem: the normal equations.
+        share: from 0 to 1.
+        importance: of each output, ``(out,)``, by which its error counts; None for all alike.
+    """
+    if not share:
+        return np.ones(problem.g.shape, np.bool_)
+    size = np.sqrt(np.diag(problem.h))
+    h, wide = problem.h / np.outer(size, size), problem.g / size
+    # Which entries are large takes no more than float32 tells, in half the time.
+    inverse = np.linalg.inv(h + _PULL * np.eye(len(h))).astype(np.float32)
+    dense = np.linalg.solve(h, wide.T).T.astype(np.float32)
+    g = wide.astype(np.float32)
+    rows = np.float32(1.0) if importance is None else importance.astype(np.float32)[:, None]
+    near, debt = dense, np.zeros_like(dense)
+    for number in range(1, _ROUNDS + 1):
+        # The share grows as a cube does: fast at first, slowly where it begins to hurt.
+        left = 1.0 - min(number / _GRADUAL, 1.0)
+        kept = _largest((near + debt) * rows, 1.0 - share * (1.0 - left**3))
+        sparse = np.where(kept, near + debt, np.float32(0.0))
+        debt += near - sparse
+        near = (g + np.float32(_PULL) * (sparse - debt)) @ inverse
+    return kept
+
+
+def spread_shares(sizes: Mapping[str, tuple[int, int]], share: float) -> dict[str, float]:
+    """How much each weight matrix gives up, so that together they give up `share`.
+
+    What is kept is in proportion to a power of ``(in + out) / (in · out)``: large matrices hold
+    more to spare (Mocanu et al. 2018, the Erdős-Rényi rule of sparse training, is the power 1).
+
+    Args:
+        sizes: ``(out, in)`` by name; kernels count their taps among the outputs.
+        share: from 0 to below 1.
+    """
+    count = {name: out * inputs for name, (out, inputs) in sizes.items()}
+    density = {name: (sum(sizes[name]) / count[name]) ** _POWER for name in sizes}
+    low, high = 0.0, 1.0 / min(density.values(), default=1.0)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        kept = sum(count[name] * min(1.0, middle * density[name]) for name in sizes)
+        low, high = (middle, high) if kept < (1.0 - share) * sum(count.values()) else (low, middle)
+    return {name: 1.0 - min(1.0, high * density[name]) for name in sizes}
+
+
+def _largest(values: NDArray[np.float32], share: float) -> Bool:
+    count = round(values.size * share)
+    kept = np.zeros(values.size, np.bool_)
+    if count:
+        kept[np.argpartition(-np.abs(values).ravel(), count - 1)[:count]] = True
+    return kept.reshape(values.shape)
+
+
+def refit_rows(problem: Problem, kept: Bool) -> Float64:
+    """The least-squares weights on what every row keeps, float64 ``(out, in)``, zero elsewhere."""
+    fitted = np.zeros(kept.shape)
+    counts = kept.sum(1)
+    for count in np.unique(counts[counts > 0]):
+        rows = np.flatnonzero(counts == count)
+        at_once = max(1, int(_CHUNK_BYTES // (8 * count * count)))
+        for start in range(0, len(rows), at_once):
+            some = rows[start : start + at_once]
+            columns = np.nonzero(kept[some])[1].reshape(len(some), count)
+            systems = problem.h[columns[:, :, None], columns[:, None, :]]
+            targets = np.take_along_axis(problem.g[some], columns, axis=1)
+            solved = np.linalg.solve(systems, targets[:, :, None])[:, :, 0]
+            fitted[some[:, None], columns] = solved
+    return fitted
