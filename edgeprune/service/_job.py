@@ -28,9 +28,7 @@ __all__ = ["Job", "JobRequest", "JobResult"]
 
 _WORKER = "edgeprune.service._worker"
 # One thread of linear algebra each: their libraries count all processors and start as many.
-_ONE_THREAD = {
-    name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-}
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _STOP_S = 5.0
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..runtime.artifact import ModelInfo
 from ..runtime.errors import ProfileError
 from ..runtime.store import ProfileStore
 from ._settings import ServiceSettings
@@ -24,7 +25,7 @@ class Keeper:
 
     Args:
         store: where their profiles are.
-        model_id: of the model.
+        info: of the model.
         settings: of the service.
         lock: guards the users.
         emit: told of damaged and unsaved state: kind, message, profile.
@@ -33,13 +34,13 @@ class Keeper:
     def __init__(
         self,
         store: ProfileStore,
-        model_id: str,
+        info: ModelInfo,
         settings: ServiceSettings,
         lock: threading.RLock,
         emit: Emit,
     ) -> None:
         self._store = store
-        self._model_id = model_id
+        self._info = info
         self._settings = settings
         self._lock = lock
         self._emit = emit
@@ -109,7 +110,7 @@ class Keeper:
         try:
             fields = file.read()
             if fields is not None:
-                user.restore(fields)
+                user.restore(fields, self._info.classes or 0)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             self._emit(
                 "state-damaged",
@@ -122,7 +123,7 @@ class Keeper:
         return user
 
     def _file(self, name: str) -> StateFile:
-        return StateFile(self._store, self._model_id, name)
+        return StateFile(self._store, self._info.model_id, name)
 
     def _work(self, on_forgotten: Callable[[User], None]) -> None:
         saved_s = time.monotonic()

@@ -17,13 +17,14 @@ from ..runtime.artifact import Artifact
 from ..runtime.errors import EdgepruneError, InputError, NotEnoughSamples
 from ..runtime.session import Session, default_threads
 from ..runtime.store import DENSE, ProfileStore
+from ._drift import DriftMonitor
 from ._events import EventKind, OnEvent, ServiceEvent, tell_nobody
 from ._job import JobRequest, JobResult
 from ._keeper import Keeper
 from ._latency import Latency
 from ._learner import Learner, Learning
 from ._sample import LiveResult, LiveSample
-from ._serving import Serving
+from ._serving import Serving, State
 from ._settings import ServiceSettings
 from ._user import User
 
@@ -84,7 +85,7 @@ class Service:
         self._dense = Session(self._artifact, threads=self._threads)
         self._learner = Learner(self._finish, self.settings.worker_timeout_s)
         self._keeper = Keeper(
-            self._store, self._artifact.info.model_id, self.settings, self._lock, self._emit
+            self._store, self._artifact.info, self.settings, self._lock, self._emit
         )
         self._user = self._keeper.user(profile)
         self._serving = self._serve(self._user)
@@ -167,9 +168,7 @@ class Service:
 
     # Learning
 
-    def _observe(
-        self, sample: LiveSample, serving: Serving, logits: NDArray[np.floating]
-    ) -> None:
+    def _observe(self, sample: LiveSample, serving: Serving, logits: NDArray[np.floating]) -> None:
         with self._lock:
             user = self._user
             if self._stopping.is_set() or serving.profile != user.name:
@@ -186,23 +185,28 @@ class Service:
                 self._learn(user)
 
     def _watch(self, user: User, sample: LiveSample, logits: NDArray[np.floating]) -> None:
-        monitor, serving = user.monitor, self._serving
-        if monitor is None or not self.settings.drift or serving.state != "personalized":
+        """Look for drift beside a personalised network; follow the classes after one."""
+        if user.running is not None:
+            if user.running.add(logits):
+                self._serving = self._as_trained(user)
             return
-        if user.counts.samples % self.settings.watch_every and not monitor.suspicious:
+        monitor, number = user.monitor, user.counts.samples
+        if monitor is None or not self.settings.drift or self._serving.state != "personalized":
+            return
+        if number % self.settings.watch_every and not monitor.suspicious:
             return
         user.counts.watched += 1
         dense = self._artifact.info.logits(self._dense.run(sample.array[None])[0])
-        if monitor.update(dense):
-            self._relax(user)
+        if monitor.update(number, dense):
+            self._relax(user, monitor)
 
-    def _relax(self, user: User) -> None:
-        user.counts.drifts += 1
-        user.relaxed = True
+    def _relax(self, user: User, monitor: DriftMonitor) -> None:
         self._abandon()
-        user.start_over()
+        details = monitor.status() | {"cause": monitor.cause, "since": len(monitor.changed)}
+        user.relax()
         self._serving = self._as_trained(user)
-        self._emit("drift", "what is seen has changed: back to the network as trained.", user.name)
+        message = f"what is seen has changed ({monitor.cause}): back to the network as trained."
+        self._emit("drift", message, user.name, **details)
         self._keeper.save_soon()
 
     def _learn(self, user: User) -> None:
@@ -318,7 +322,6 @@ class Service:
             self._abandon()
             generation = self._store.rollback(self._artifact.info.model_id, user.name)
             user.start_over()
-            user.relaxed = False
             self._serving = self._serve(user)
             self._emit(
                 "rolled-back", f"generation {generation} is in force.", user.name,
@@ -366,17 +369,22 @@ class Service:
         current = self._in_force(user.name)
         if user.relaxed or current == DENSE:
             return self._as_trained(user)
-        return self._personalized(user, current)
+        serving = self._personalized(user, current)
+        if user.monitor is None:
+            user.respect(_learnt_from(serving))
+        return serving
 
     def _in_force(self, profile: str) -> int:
         summaries = self._store.list(self._artifact.info.model_id)
         return next((p.current for p in summaries if p.name == profile), DENSE)
 
     def _as_trained(self, user: User) -> Serving:
-        state = "relaxed" if user.relaxed else "dense"
-        return Serving(self._dense, user.name, DENSE, state)
+        shift = None if user.running is None else user.running.shift
+        state: State = "relaxed" if user.relaxed else "dense"
+        return Serving(self._dense, user.name, DENSE, state, shift)
 
     def _personalized(self, user: User, generation: int) -> Serving:
+        """Build the session of a generation; what answers meanwhile goes on answering."""
         profile = self._store.load(user.name, self._artifact, generation)
         session = Session(self._artifact, profile, threads=self._threads)
         return Serving(session, user.name, generation, "personalized")
@@ -400,3 +408,10 @@ class Service:
 
     def _emit(self, kind: EventKind, message: str, profile: str, **details: Any) -> None:
         self._on_event(ServiceEvent(kind, message, profile, details))
+
+
+def _learnt_from(serving: Serving) -> int:
+    """How many samples the profile in use was learnt from; 0 if it does not say."""
+    profile = serving.session.profile
+    seen = None if profile is None else profile.report.get("samples_seen")
+    return seen if isinstance(seen, int) else 0

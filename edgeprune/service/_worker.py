@@ -35,7 +35,7 @@ class _Samples:
         return len(self._arrays)
 
     def __getitem__(self, index: int) -> NDArray[np.float32]:
-        return self._arrays[index].astype(np.float32)
+        return np.asarray(self._arrays[index], np.float32)
 
 
 def main() -> None:
@@ -50,11 +50,9 @@ def main() -> None:
 
 
 def _step_back() -> None:
-    """Let inference go first: the lowest priority, and where there is one the idle class."""
+    """Let inference go first. Not the idle class: beside a busy program it would never end."""
     with contextlib.suppress(OSError):
         os.nice(_LOWEST)
-    with contextlib.suppress(AttributeError, OSError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _leave_with_the_service() -> None:
@@ -65,7 +63,7 @@ def _leave_with_the_service() -> None:
 def _read_arrays(request: dict[str, Any], stream: BinaryIO) -> NDArray[np.floating]:
     shape = (request["samples"], *request["shape"])
     arrays = np.empty(shape, np.dtype(request["dtype"]))
-    view = memoryview(arrays.reshape(-1).view(np.uint8))
+    view = memoryview(arrays.reshape(-1).view(np.uint8).data)
     done = 0
     while done < len(view):
         count = stream.readinto(view[done:])  # type: ignore[attr-defined]
