@@ -42,6 +42,7 @@ class JobRequest:
         profile: the name to save under.
         settings: how to personalise.
         fade: what the classes learnt before are worth, as a share of the samples.
+        nice: how far the worker stands behind other programs, 0 to 19.
     """
 
     model: Path
@@ -49,6 +50,7 @@ class JobRequest:
     profile: str
     settings: Settings
     fade: float
+    nice: int
 
     def header(self, shape: Sequence[int], dtype: str, samples: int) -> bytes:
         """The line that goes before the samples."""
@@ -58,6 +60,7 @@ class JobRequest:
             "profile": self.profile,
             "settings": asdict(self.settings),
             "fade": self.fade,
+            "nice": self.nice,
             "shape": list(shape),
             "dtype": dtype,
             "samples": samples,

@@ -1,8 +1,8 @@
 """The samples that wait to be learnt from: a bounded number, recent ones favoured, in memory only.
 
 Biased reservoir sampling (Aggarwal, "On biased reservoir sampling in the presence of stream
-evolution", VLDB 2006, section 2.1): once it is full, a new sample is let in with a fixed probability
-and takes the place of a random one. What is kept then ages exponentially.
+evolution", VLDB 2006, section 2.1): once it is full, a new sample is let in with a fixed
+probability and takes the place of a random one. What is kept then ages exponentially.
 """
 
 from __future__ import annotations

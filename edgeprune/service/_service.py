@@ -211,7 +211,12 @@ class Service:
 
     def _learn(self, user: User) -> None:
         request = JobRequest(
-            self._artifact.path, self._store.root, user.name, self.settings.personalize, _FADE
+            self._artifact.path,
+            self._store.root,
+            user.name,
+            self.settings.personalize,
+            _FADE,
+            self.settings.worker_nice,
         )
         kept = user.reservoir.in_order()
         self._learner.start(request, kept, replaces=self._in_force(user.name))

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 __all__ = ["main"]
 
-_LOWEST = 19  # of nice
 _ABANDONED = 75  # exit status when the service has gone
 _BATCH = 8
 
@@ -40,19 +39,14 @@ class _Samples:
 
 def main() -> None:
     """Read a request, carry it out, and say how it ended."""
-    _step_back()
     request = json.loads(sys.stdin.buffer.readline())
+    with contextlib.suppress(OSError):
+        os.nice(request["nice"])  # inference goes first
     arrays = _read_arrays(request, sys.stdin.buffer)
     threading.Thread(target=_leave_with_the_service, daemon=True).start()
     _say(sys.stdout, _outcome(request, arrays))
     sys.stdout.flush()
     os._exit(0)  # the thread that waits on stdin must not hold up the end
-
-
-def _step_back() -> None:
-    """Let inference go first. Not the idle class: beside a busy program it would never end."""
-    with contextlib.suppress(OSError):
-        os.nice(_LOWEST)
 
 
 def _leave_with_the_service() -> None:

@@ -45,11 +45,11 @@ def test_samples_age_exponentially() -> None:
     ages = np.concatenate(
         [
             [5999 - one.sequence for one in filled(6000, horizon=horizon, seed=seed).in_order()]
-            for seed in range(40)
+            for seed in range(10)
         ]
     )
     # Of an exponential distribution the mean is the horizon, and 1 - 1/e are younger than it.
-    assert abs(ages.mean() / horizon - 1) < 0.1
+    assert abs(ages.mean() / horizon - 1) < 0.15
     assert abs((ages < horizon).mean() - (1 - np.exp(-1))) < 0.05
 
 
