@@ -105,10 +105,13 @@ class Job:
 
     def run(self, timeout_s: float) -> JobResult:
         """Start the worker, feed it, and wait for its outcome; it is gone when this returns."""
-        with self._lock:
-            if self.cancelled:
-                return JobResult("failed", "it was cancelled.")
-            process = self._process = _start()
+        try:
+            with self._lock:
+                if self.cancelled:
+                    return JobResult("failed", "it was cancelled.")
+                process = self._process = _start()
+        except OSError as error:
+            return JobResult("failed", f"the worker cannot be started: {error}.")
         timer = threading.Timer(timeout_s, process.kill)
         timer.daemon = True
         timer.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from .._labels import class_name
 from ..runtime.artifact import Artifact
-from ..runtime.errors import EdgepruneError, InputError, NotEnoughSamples
+from ..runtime.errors import EdgepruneError, InputError, NotEnoughSamples, ProfileNotFound
 from ..runtime.session import Session, default_threads
 from ..runtime.store import DENSE, ProfileStore
 from ._drift import DriftMonitor
@@ -176,7 +177,7 @@ class Service:
             user.counts.samples += 1
             if not sample.teaches:
                 return
-            self._watch(user, sample, logits)
+            self._watch(user, sample, serving, logits)
             if not self.settings.learn or self._paused:
                 return
             user.take_in(sample.array, sample.timestamp_s)
@@ -184,14 +185,16 @@ class Service:
             if not self._learner.busy and user.due(sample.array):
                 self._learn(user)
 
-    def _watch(self, user: User, sample: LiveSample, logits: NDArray[np.floating]) -> None:
+    def _watch(
+        self, user: User, sample: LiveSample, serving: Serving, logits: NDArray[np.floating]
+    ) -> None:
         """Look for drift beside a personalised network; follow the classes after one."""
         if user.running is not None:
-            if user.running.add(logits):
+            if serving.session is self._dense and user.running.add(logits):
                 self._serving = self._as_trained(user)
             return
         monitor, number = user.monitor, user.counts.samples
-        if monitor is None or not self.settings.drift or self._serving.state != "personalized":
+        if monitor is None or not self.settings.drift or serving.session is self._dense:
             return
         if number % self.settings.watch_every and not monitor.suspicious:
             return
@@ -201,7 +204,7 @@ class Service:
             self._relax(user, monitor)
 
     def _relax(self, user: User, monitor: DriftMonitor) -> None:
-        self._abandon()
+        self._abandon(user)
         details = monitor.status() | {"cause": monitor.cause, "since": len(monitor.changed)}
         user.relax()
         self._serving = self._as_trained(user)
@@ -324,7 +327,7 @@ class Service:
         """
         with self._lock:
             user = self._user
-            self._abandon()
+            self._abandon(user)
             generation = self._store.rollback(self._artifact.info.model_id, user.name)
             user.start_over()
             self._serving = self._serve(user)
@@ -394,18 +397,27 @@ class Service:
         session = Session(self._artifact, profile, threads=self._threads)
         return Serving(session, user.name, generation, "personalized")
 
-    def _abandon(self) -> None:
-        """End a personalisation, and take back what it may have saved in its last moment."""
-        learning = self._learner.cancel()
-        if learning is None or self._in_force(learning.profile) == learning.replaces:
+    def _abandon(self, user: User | None = None) -> None:
+        """End a personalisation, of this user only if one is given.
+
+        What it may have saved in its last moment is taken back.
+        """
+        learning = self._learner.current
+        if learning is None or (user is not None and learning.profile != user.name):
             return
-        model_id = self._artifact.info.model_id
-        self._store.rollback(model_id, learning.profile, to=learning.replaces)
+        self._learner.cancel()
+        if self._in_force(learning.profile) != learning.replaces:
+            model_id = self._artifact.info.model_id
+            self._store.rollback(model_id, learning.profile, to=learning.replaces)
 
     def _forgotten(self, user: User) -> None:
         """The user's profile was erased by another program: drop all that is known here, too."""
         with self._lock:
-            self._abandon()
+            learning = self._learner.current
+            if learning is not None and learning.profile == user.name:
+                self._learner.cancel()
+                with contextlib.suppress(ProfileNotFound):  # what it saved just after the erasure
+                    self._store.forget(self._artifact.info.model_id, user.name)
             fresh = self._keeper.anew(user)
             if self._user is user:
                 self._user, self._serving = fresh, self._as_trained(fresh)

@@ -103,7 +103,7 @@ class User:
             return False
         if self.learn_at <= capacity:
             return True
-        hours = (time.time() - self.learned_at_s) / _HOUR_S
+        hours = abs(time.time() - self.learned_at_s) / _HOUR_S  # a clock may have been set back
         enough = min(self.settings.learn_after, capacity)
         return hours >= self.settings.relearn_hours and self.fresh >= enough
 

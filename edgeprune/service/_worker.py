@@ -39,13 +39,15 @@ class _Samples:
 
 def main() -> None:
     """Read a request, carry it out, and say how it ended."""
+    # What any library prints must not come between the messages.
+    messages = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     request = json.loads(sys.stdin.buffer.readline())
     with contextlib.suppress(OSError):
         os.nice(request["nice"])  # inference goes first
     arrays = _read_arrays(request, sys.stdin.buffer)
     threading.Thread(target=_leave_with_the_service, daemon=True).start()
-    _say(sys.stdout, _outcome(request, arrays))
-    sys.stdout.flush()
+    _say(messages, _outcome(request, arrays, messages))
     os._exit(0)  # the thread that waits on stdin must not hold up the end
 
 
@@ -67,11 +69,13 @@ def _read_arrays(request: dict[str, Any], stream: BinaryIO) -> NDArray[np.floati
     return arrays
 
 
-def _outcome(request: dict[str, Any], arrays: NDArray[np.floating]) -> dict[str, Any]:
+def _outcome(
+    request: dict[str, Any], arrays: NDArray[np.floating], messages: TextIO
+) -> dict[str, Any]:
     from ..runtime.errors import EdgepruneError, GuardRefused, NotEnoughSamples
 
     try:
-        return _personalize(request, _Samples(arrays))
+        return _personalize(request, _Samples(arrays), messages)
     except GuardRefused as error:
         return {"outcome": "refused", "message": str(error)}
     except NotEnoughSamples as error:
@@ -80,7 +84,7 @@ def _outcome(request: dict[str, Any], arrays: NDArray[np.floating]) -> dict[str,
         return {"outcome": "failed", "message": str(error) or type(error).__name__}
 
 
-def _personalize(request: dict[str, Any], samples: _Samples) -> dict[str, Any]:
+def _personalize(request: dict[str, Any], samples: _Samples, messages: TextIO) -> dict[str, Any]:
     from ..runtime.artifact import Artifact
     from ..runtime.errors import ProfileError
     from ..runtime.personalize import personalize
@@ -100,7 +104,7 @@ def _personalize(request: dict[str, Any], samples: _Samples) -> dict[str, Any]:
         samples,
         Settings(**request["settings"]),
         earlier=earlier,
-        on_progress=lambda step, share: _say(sys.stdout, {"step": step, "share": share}),
+        on_progress=lambda step, share: _say(messages, {"step": step, "share": share}),
     )
     reference = _reference(artifact, samples)
     generation = store.save(request["profile"], outcome.profile)
