@@ -23,7 +23,13 @@ from .calibrate import usable_bias
 from .errors import GuardRefused, NotEnoughSamples
 from .guard import GuardReport, distinctness, judge, too_uniform
 from .normalize import renormalize
-from .prior import effective_classes, estimate_prior, information, prior_shift
+from .prior import (
+    ClassHistory,
+    effective_classes,
+    estimate_prior,
+    information,
+    prior_shift,
+)
 from .profile import Profile, kept_inputs, kept_weight
 from .scoring import unit_scores
 from .session import Session, default_threads
@@ -72,6 +78,7 @@ class _State:
     normalization: float = 0.0
     normalized: dict[str, FloatArray] = field(default_factory=dict)
     curves: Mapping[str, DamageCurve] | None = None
+    earlier: ClassHistory | None = None
     classes: _Classes | None = None
     learnt: bool = False
 
@@ -90,11 +97,9 @@ class _State:
 
         return count
 
-    def logits(self, outputs: FloatArray) -> FloatArray:
+    def logits(self, outputs: FloatArray) -> NDArray[np.floating]:
         """The network's outputs as logits, whatever it ends with."""
-        if self.artifact.info.output_kind == "logits":
-            return outputs
-        return np.log(np.maximum(outputs, np.float32(1e-30)))
+        return self.artifact.info.logits(outputs)
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,7 @@ def personalize(
     settings: Settings | None = None,
     *,
     parent: int | None = None,
+    earlier: ClassHistory | None = None,
     on_progress: OnProgress = lambda _step, _share: None,
 ) -> Outcome:
     """Personalise a network to a stream of unlabelled samples.
@@ -126,6 +132,7 @@ def personalize(
         source: the samples, preprocessed: float32 without a batch axis.
         settings: how; None for the defaults.
         parent: the generation of the profile that this one follows, for the record.
+        earlier: which classes the user met before, to be remembered with a fading weight.
         on_progress: called with the name of a step and the share of it that is done.
 
     Returns:
@@ -139,6 +146,7 @@ def personalize(
     started = time.perf_counter()
     artifact.info.require_single("personalising")
     state = _begin(artifact, source, settings or Settings(), on_progress)
+    state.earlier = earlier
     seen = _watch(state)
     _need_information(state, seen)
     _normalize(state, seen)
@@ -195,7 +203,7 @@ def _made(state: _State, seen: Watched, share: float, parent: int | None) -> _Ma
     job, pruned = _prune_weights(state, share) if weights else (None, _prune(state, seen, share))
     if not state.learnt:
         state.learnt = True
-        state.classes = _learn_classes(state, pruned)
+        state.classes = _remember(state.earlier, _learn_classes(state, pruned), len(state.adapt))
     if job is not None:
         known = state.classes
         update, prior = (None, None) if known is None else (known.head, known.prior)
@@ -378,6 +386,15 @@ def _learn_classes(state: _State, pruned: Pruned) -> _Classes | None:
     taught = settings.strength == "deep" and info.operator_by_name[info.head].op == "Gemm"
     head = fit_head(features, labels) if taught else None
     return _Classes(_plausible(labels.mean(0)), bias, head)
+
+
+def _remember(
+    earlier: ClassHistory | None, classes: _Classes | None, samples: int
+) -> _Classes | None:
+    """Blend in what was met before, unless the user meets nearly all classes anyway."""
+    if earlier is None or classes is None or _meets_all(classes.prior):
+        return classes
+    return replace(classes, prior=earlier.blend(classes.prior, samples))
 
 
 def _plausible(prior: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "ClassHistory",
     "effective_classes",
     "estimate_prior",
     "information",
@@ -17,6 +20,19 @@ __all__ = [
 Float64 = NDArray[np.float64]
 _ITERATIONS = 200
 _TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class ClassHistory:
+    """Which classes were met before: a prior float64 ``(classes,)``, worth so many samples."""
+
+    prior: Float64
+    samples: float
+
+    def blend(self, prior: Float64, samples: int) -> Float64:
+        """A newer prior of so many samples with this one added, each by its weight."""
+        total = samples + self.samples
+        return np.asarray((samples * prior + self.samples * self.prior) / total, np.float64)
 
 
 def log_softmax(logits: NDArray[np.floating]) -> Float64:
@@ -31,7 +47,12 @@ def softmax(logits: NDArray[np.floating]) -> Float64:
     return np.exp(log_softmax(logits))
 
 
-def estimate_prior(logits: NDArray[np.floating]) -> Float64:
+def estimate_prior(
+    logits: NDArray[np.floating],
+    *,
+    start: Float64 | None = None,
+    iterations: int = _ITERATIONS,
+) -> Float64:
     """Estimate the user's class prior from unlabelled predictions by expectation maximisation.
 
     Saerens, Latinne and Decaestecker (2002), section 2.2, from a uniform start: the network is
@@ -39,14 +60,16 @@ def estimate_prior(logits: NDArray[np.floating]) -> Float64:
 
     Args:
         logits: dense network's outputs on the user's samples, ``(samples, classes)``.
+        start: begin with this prior instead, positive ``(classes,)``.
+        iterations: do at most so many rounds.
 
     Returns:
         Probabilities, ``(classes,)`` float64, sum 1.
     """
     classes = logits.shape[1]
     probabilities = softmax(logits)
-    prior = np.full(classes, 1.0 / classes)
-    for _ in range(_ITERATIONS):
+    prior = np.full(classes, 1.0 / classes) if start is None else start
+    for _ in range(iterations):
         joint = probabilities * prior
         posterior = joint / joint.sum(1, keepdims=True)
         updated = posterior.mean(0)
