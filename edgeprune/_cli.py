@@ -28,6 +28,8 @@ _COMMANDS = {
     "compact": "Write a model without the units that its profile masks, and time it.",
     "verify": "Check a model against its source, and masked against compacted.",
     "bench": "Measure what this machine gains and pays, and compare two such runs.",
+    "run": "Watch or listen all day: answer every sample, and learn in the background.",
+    "ctl": "Ask and steer a running service.",
     "devices": "List and test the microphones and cameras of this computer.",
     "profiles": "List, show, activate, roll back, forget or export profiles.",
 }
