@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     )
     from .runtime.settings import Report, Settings
     from .runtime.store import ProfileStore, ProfileSummary
+    from .service import LiveResult, LiveSample, Service, ServiceEvent, ServiceSettings
 
 __all__ = [
     "Accuracy",
@@ -65,6 +66,8 @@ __all__ = [
     "ExportError",
     "GuardRefused",
     "InputError",
+    "LiveResult",
+    "LiveSample",
     "MissingExtra",
     "Model",
     "NotEnoughSamples",
@@ -77,6 +80,9 @@ __all__ = [
     "ProfileStore",
     "ProfileSummary",
     "Report",
+    "Service",
+    "ServiceEvent",
+    "ServiceSettings",
     "Settings",
     "SourceError",
     "VerifyReport",
@@ -115,6 +121,7 @@ _HOMES = {
     ),
     "runtime.settings": ("Report", "Settings"),
     "runtime.store": ("ProfileStore", "ProfileSummary"),
+    "service": ("LiveResult", "LiveSample", "Service", "ServiceEvent", "ServiceSettings"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -200,6 +200,12 @@ class ModelInfo:
                 "edgeprune.runtime.session.Session; nothing was changed."
             )
 
+    def logits(self, outputs: NDArray[np.floating]) -> NDArray[np.floating]:
+        """The network's outputs as logits, whatever it ends with."""
+        if self.output_kind == "logits":
+            return outputs
+        return np.log(np.maximum(outputs, np.float32(1e-30)))
+
     @cached_property
     def group_by_name(self) -> Mapping[str, ChannelGroup]:
         """Groups by name."""

@@ -22,7 +22,13 @@ from .calibrate import usable_bias
 from .errors import GuardRefused, NotEnoughSamples
 from .guard import GuardReport, compare_outputs
 from .normalize import renormalize
-from .prior import effective_classes, estimate_prior, information, prior_shift
+from .prior import (
+    ClassHistory,
+    effective_classes,
+    estimate_prior,
+    information,
+    prior_shift,
+)
 from .profile import Profile, kept_inputs, kept_weight, sparsity
 from .scoring import unit_scores
 from .session import Session, default_threads
@@ -85,11 +91,9 @@ class _State:
 
         return count
 
-    def logits(self, outputs: FloatArray) -> FloatArray:
+    def logits(self, outputs: FloatArray) -> NDArray[np.floating]:
         """The network's outputs as logits, whatever it ends with."""
-        if self.artifact.info.output_kind == "logits":
-            return outputs
-        return np.log(np.maximum(outputs, np.float32(1e-30)))
+        return self.artifact.info.logits(outputs)
 
 
 def personalize(
@@ -98,6 +102,7 @@ def personalize(
     settings: Settings | None = None,
     *,
     parent: int | None = None,
+    earlier: ClassHistory | None = None,
     on_progress: OnProgress = lambda _step, _share: None,
 ) -> Outcome:
     """Personalise a network to a stream of unlabelled samples.
@@ -112,6 +117,7 @@ def personalize(
         source: the samples, preprocessed: float32 without a batch axis.
         settings: how; None for the defaults.
         parent: the generation of the profile that this one follows, for the record.
+        earlier: which classes the user met before, to be remembered with a fading weight.
         on_progress: called with the name of a step and the share of it that is done.
 
     Returns:
@@ -128,7 +134,7 @@ def personalize(
     seen = _watch(state)
     _normalize(state, seen)
     pruned = _prune(state, seen)
-    classes = _learn_classes(state, pruned)
+    classes = _remember(earlier, _learn_classes(state, pruned), len(state.adapt))
     profile = _profile(state, pruned, classes, parent)
     guard = _guard(state, profile, classes)
     report = Report(
@@ -288,6 +294,15 @@ def _learn_classes(state: _State, pruned: Pruned) -> _Classes | None:
     taught = settings.strength == "deep" and info.operator_by_name[info.head].op == "Gemm"
     head = fit_head(features, labels) if taught else None
     return _Classes(_plausible(labels.mean(0)), bias, head)
+
+
+def _remember(
+    earlier: ClassHistory | None, classes: _Classes | None, samples: int
+) -> _Classes | None:
+    """Blend in what was met before, unless the user meets nearly all classes anyway."""
+    if earlier is None or classes is None or _meets_all(classes.prior):
+        return classes
+    return replace(classes, prior=earlier.blend(classes.prior, samples))
 
 
 def _plausible(prior: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "ClassHistory",
     "effective_classes",
     "estimate_prior",
     "information",
@@ -17,6 +20,19 @@ __all__ = [
 Float64 = NDArray[np.float64]
 _ITERATIONS = 200
 _TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class ClassHistory:
+    """Which classes were met before: a prior float64 ``(classes,)``, worth so many samples."""
+
+    prior: Float64
+    samples: float
+
+    def blend(self, prior: Float64, samples: int) -> Float64:
+        """A newer prior of so many samples with this one added, each by its weight."""
+        total = samples + self.samples
+        return np.asarray((samples * prior + self.samples * self.prior) / total, np.float64)
 
 
 def log_softmax(logits: NDArray[np.floating]) -> Float64:

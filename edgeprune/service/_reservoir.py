@@ -1,0 +1,84 @@
+"""The samples that wait to be learnt from: a bounded number, recent ones favoured, in memory only.
+
+Biased reservoir sampling (Aggarwal, "On biased reservoir sampling in the presence of stream
+evolution", VLDB 2006, algorithm 3.1): a new sample is let in with a fixed probability and, the
+fuller the reservoir, the likelier takes the place of a random one. What is kept then ages
+exponentially.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Kept", "Reservoir"]
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """A sample in the reservoir; float16 where that holds it, else float32."""
+
+    sequence: int
+    timestamp_s: float
+    array: NDArray[np.floating]
+
+
+class Reservoir:
+    """A bounded choice of a stream's samples.
+
+    Args:
+        budget_bytes: most memory for arrays.
+        most: most samples.
+        horizon: samples after which the chance of still being kept has fallen to 1/e.
+        seed: of the random choices.
+    """
+
+    def __init__(self, *, budget_bytes: int, most: int, horizon: int, seed: int = 0) -> None:
+        self._budget = budget_bytes
+        self._most = most
+        self._horizon = horizon
+        self._random = np.random.default_rng(seed)
+        self._kept: list[Kept] = []
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def capacity(self, sample: NDArray[np.floating]) -> int:
+        """How many samples of this size fit, at least ten."""
+        return int(np.clip(self._budget // max(_half(sample).nbytes, 1), 10, self._most))
+
+    @property
+    def size_bytes(self) -> int:
+        """What the samples kept take."""
+        return sum(kept.array.nbytes for kept in self._kept)
+
+    def offer(self, sequence: int, timestamp_s: float, array: NDArray[np.float32]) -> bool:
+        """Take a sample in or pass it over; True if it was taken. The array is copied."""
+        capacity = self.capacity(array)
+        full = len(self._kept) >= capacity
+        if full and self._random.random() >= capacity / max(self._horizon, capacity):
+            return False
+        kept = Kept(sequence, timestamp_s, _half(array))
+        if full:
+            self._kept[int(self._random.integers(capacity))] = kept
+        else:
+            self._kept.append(kept)
+        return True
+
+    def forget(self, *, before: int | None = None) -> None:
+        """Drop all samples, or those with a lower sequence number than `before`."""
+        self._kept = [] if before is None else [k for k in self._kept if k.sequence >= before]
+
+    def in_order(self) -> Sequence[Kept]:
+        """The samples kept, oldest first. Later changes of the reservoir do not change it."""
+        return sorted(self._kept, key=lambda kept: kept.sequence)
+
+
+def _half(array: NDArray[np.floating]) -> NDArray[np.floating]:
+    """A copy in half precision: finer than the 8 bits of a camera, and half the memory."""
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    return half if bool(np.isfinite(half).all()) else array.astype(np.float32)
