@@ -83,7 +83,7 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
         ("network", service["state"]),
         ("learning", f"{learning['state']}, {_waiting(learning)}"),
         ("ever", _reasons(service["counts"])),
-        ("inference", ", ".join(f"{name} {took} ms" for name, took in latency.items())),
+        ("inference", f"median {latency['median']} ms, p99 {latency['p99']} ms"),
     ]
 
 

@@ -236,7 +236,7 @@ def _use(lock: ProfileLock, service: Service, profile: str) -> None:
 
 @contextlib.contextmanager
 def _told(tell: Callable[[str], None]) -> Iterator[None]:
-    """A thread that dies ends the service with one sentence, not with a traceback and half alive."""
+    """A thread that dies ends the service, with one sentence: it would be half alive."""
 
     def hook(args: threading.ExceptHookArgs) -> None:
         name = args.thread.name if args.thread is not None else "a thread"

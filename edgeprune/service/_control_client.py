@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -94,10 +95,8 @@ def _exchange(path: Path, request: Request, timeout_s: float) -> dict[str, Any]:
 
 def _converse(client: socket.socket, request: Request) -> bytes:
     """Send a request, and return the line that answers it."""
-    try:
+    with contextlib.suppress(BrokenPipeError):  # why it would not listen can still be read
         client.sendall(request.encode())
-    except BrokenPipeError:
-        pass  # it would not listen; what it said of that can still be read
     said = b""
     while b"\n" not in said and len(said) < _MOST_ANSWER_BYTES:
         heard = client.recv(65_536)

@@ -36,8 +36,9 @@ class FolderInput(LiveInput):
         self._folder = folder
         self._pace = Pace(pace == "realtime")
         preprocess = folder.preprocess
-        is_image = isinstance(preprocess, ImagePreprocess)
-        self._step_s = _PICTURE_S if is_image else preprocess.duration_s
+        self._step_s = (
+            _PICTURE_S if isinstance(preprocess, ImagePreprocess) else preprocess.duration_s
+        )
         self._next = self._samples = 0
         self._delivered_s: float | None = None
         self._loaded: LiveSample | None = None

@@ -106,7 +106,7 @@ class LiveInput(ABC):
     @property
     @abstractmethod
     def delivered_s(self) -> float | None:
-        """When the input gave anything last, be it silence (`time.monotonic`); None: nothing yet."""
+        """When it last gave anything, be it silence, on `time.monotonic`'s clock; None: not yet."""
 
     @property
     @abstractmethod

@@ -166,10 +166,7 @@ class LiveRun:
         return (
             self._stopping.is_set()
             or (limits.samples is not None and self._answered >= limits.samples)
-            or (
-                limits.seconds is not None
-                and time.monotonic() - self._started_s >= limits.seconds
-            )
+            or (limits.seconds is not None and time.monotonic() - self._started_s >= limits.seconds)
         )
 
     def _samples(self) -> Iterator[LiveSample]:
