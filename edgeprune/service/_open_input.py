@@ -112,9 +112,8 @@ def _open_sound(
     options: InputOptions,
     on_event: OnEvent | None,
 ) -> LiveInput:
-    segmenter = _segmenter(
-        preprocess, options
-    )  # first: what it lacks is told before a device opens
+    # First, so that what is missing for it is told before a device opens.
+    segmenter = _segmenter(preprocess, options)
     source = open_source(
         text,
         sample_rate_hz=preprocess.sample_rate_hz,
