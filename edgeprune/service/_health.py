@@ -44,8 +44,7 @@ class Health:
         """Tell the manager what it is due to hear; called again and again."""
         now = time.monotonic()
         if not self._ready and (self._answered or self._source.delivered_s is not None):
-            self._ready = True
-            self._notifier.ready(status)
+            self._ready = self._notifier.ready(status)
         self._feed(now)
         if status != self._status and now - self._status_s > _STATUS_EVERY_S:
             self._status, self._status_s = status, now
@@ -54,7 +53,7 @@ class Health:
     def _feed(self, now: float) -> None:
         interval_s = self._notifier.watchdog_s
         # Three times as often as asked for: a report that is lost or late does no harm.
-        if interval_s is None or now - self._reported_s < interval_s / 3.0:
+        if interval_s is None or not self._ready or now - self._reported_s < interval_s / 3.0:
             return
         if self._alive():
             self._notifier.watchdog()

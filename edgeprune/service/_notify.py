@@ -52,9 +52,12 @@ class Notifier:
         """Whether anybody listens."""
         return self._address is not None
 
-    def ready(self, status: str) -> None:
-        """The service works: from now on the manager counts it as started."""
-        self._send(f"READY=1\nSTATUS={_line(status)}")
+    def ready(self, status: str) -> bool:
+        """The service works: from now on the manager counts it as started.
+
+        False if the manager was too busy to hear it: say it again.
+        """
+        return self._send(f"READY=1\nSTATUS={_line(status)}")
 
     def status(self, status: str) -> None:
         """One line about the state, for people."""
@@ -75,9 +78,10 @@ class Notifier:
             self._socket.close()
             self._socket = None
 
-    def _send(self, text: str) -> None:
+    def _send(self, text: str) -> bool:
+        """Return whether it arrived, or nobody is there for it to arrive at."""
         if self._address is None:
-            return
+            return True
         try:
             if self._socket is None:
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -85,6 +89,8 @@ class Notifier:
             self._socket.sendto(text.encode(), self._address)
         except OSError as error:
             _log.debug("edgeprune: the service manager does not hear: %s", error)
+            return not isinstance(error, BlockingIOError)
+        return True
 
 
 def _socket_name(address: str) -> str:

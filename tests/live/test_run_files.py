@@ -81,7 +81,9 @@ def test_a_recording_is_cut_into_words(run, data, tmp_path):
     # The end of the sound, not of the clip; a recording's last tenths may be inaudible.
     late = np.diff(heard) - np.diff(ends)
     assert np.abs(late).max() < 0.2
-    right = [line["label"] == file.name[0] for line, file in zip(running.results, files)]
+    right = [
+        line["label"] == file.name[0] for line, file in zip(running.results, files, strict=True)
+    ]
     assert sum(right) >= 8  # a speaker of the training set
 
 
