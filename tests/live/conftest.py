@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from ..devices.live.sound_server import pulse, pulse_server
+from ..edgeprune.conftest import pictures
 from .running import Running
 
-__all__ = ["pulse", "pulse_server"]
+__all__ = ["pictures", "pulse", "pulse_server"]
 
 Run = Callable[..., Running]
 

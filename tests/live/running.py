@@ -25,9 +25,9 @@ class Running:
         self.environment = {
             **os.environ,
             "EDGEPRUNE_HOME": str(home),
-            "XDG_RUNTIME_DIR": str(home / "runtime"),
             "PYTHONWARNINGS": "error::ResourceWarning",
             **(environment or {}),
+            "XDG_RUNTIME_DIR": str(home / "runtime"),
         }
         (home / "runtime").mkdir(parents=True, exist_ok=True)
         self.lines: list[dict[str, Any]] = []
@@ -72,6 +72,18 @@ class Running:
         if code:
             return done.stderr
         return json.loads(done.stdout) if "--json" in words else done.stdout
+
+    def poll(
+        self, look: Callable[[dict[str, Any]], object], wanted: object, timeout_s: float = 30.0
+    ) -> None:
+        """Wait until what `edgeprune ctl status` says is as wanted."""
+        until = time.monotonic() + timeout_s
+        while not any(self.home.rglob("*.sock")):
+            assert time.monotonic() < until, self.said
+            time.sleep(0.05)
+        while (found := look(self.ctl("status", "--json"))) != wanted:
+            assert time.monotonic() < until, (found, self.said)
+            time.sleep(0.1)
 
     def stop(self, number: int = signal.SIGTERM, timeout_s: float = 30.0) -> int:
         """End it by a signal; return its exit code."""
