@@ -109,6 +109,9 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line of this process, and exit."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - until the end
     for stream in (sys.stdout, sys.stderr):
         # A file name that the terminal's encoding lacks must not end a command.
         if hasattr(stream, "reconfigure"):

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
+import numpy as np
+
 from ._health import Health
 from ._inputs import LiveInput
 from ._lines import LineWriter, result_line
@@ -139,7 +141,7 @@ class LiveRun:
 
     def status(self) -> dict[str, Any]:
         """How things stand, as plain JSON values; numbers and names, never content."""
-        source, waits_ms = self._source, sorted(self._source.waits_ms)
+        source = self._source
         delivered_s = source.delivered_s
         silent_s = None if delivered_s is None else round(time.monotonic() - delivered_s, 3)
         return {
@@ -155,11 +157,19 @@ class LiveRun:
                 "connections": source.connections,
                 "troubles": sorted(source.troubles),
                 "silent_s": silent_s,
-                "wait_ms": waits_ms[len(waits_ms) // 2] if waits_ms else None,
+                "wait_ms": self._waits(),
                 **source.counts.to_dict(),
             },
             "service": self._service.status(),
         }
+
+    def _waits(self) -> dict[str, float | None]:
+        """How long the gate let a sound wait for what surrounds it, of late, in ms."""
+        waits_ms = self._source.waits_ms
+        if not waits_ms:
+            return {"median": None, "p99": None}
+        median, p99 = np.quantile(waits_ms, (0.5, 0.99)).tolist()
+        return {"median": round(median, 3), "p99": round(p99, 3)}
 
     def _over(self) -> bool:
         limits = self._limits

@@ -1,0 +1,216 @@
+"""The service over and over: replugged, restarted, reconnected. Nothing is lost, nothing grows."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ..devices.live.mjpeg import MjpegServer, numbered_frames
+from ..devices.live.sound_server import Pulse
+from ..live.running import DEMO, MODEL, Running
+from .test_live_speech import stream, wait_until_open
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+
+TIMES = 20
+RECONNECTS = int(os.environ.get("EDGEPRUNE_RECONNECTS", "500"))
+MOST_GROWTH_MB = 5.0
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """Not tmp_path: the name of a Unix socket has room for 107 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="edgeprune-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class Talker:
+    """Plays the demo's words again and again, whatever becomes of the speaker."""
+
+    def __init__(self, pulse: Pulse, path: Path) -> None:
+        stream(path, [(file, None) for file in sorted((DEMO / "adapt").glob("*.wav"))])
+        self._pulse, self._path = pulse, path
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._talk)
+        self._thread.start()
+
+    def _talk(self) -> None:
+        words = ["paplay", "--device=speaker", str(self._path)]
+        environment = {**os.environ, **self._pulse.environment}
+        while not self._stop.wait(0.05):
+            player = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
+            while player.poll() is None and not self._stop.wait(0.05):
+                pass
+            player.kill()
+            player.wait()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+@pytest.fixture
+def talker(pulse: Pulse, home: Path) -> Iterator[Talker]:
+    talker = Talker(pulse, home / "words.wav")
+    yield talker
+    talker.stop()
+
+
+def ask(running: Running, name: str = "digits") -> dict[str, Any]:
+    status: dict[str, Any] = running.ctl("--name", name, "status", "--json")
+    return status
+
+
+def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to hold"
+        time.sleep(0.05)
+
+
+@pytest.mark.usefixtures("talker")
+def test_replugged_and_restarted_twenty_times(pulse, home):
+    words = (MODEL, "--source", "mic:pulse", "--wait", "--learn-after", "30", "--events")
+    running = Running(*words, home=home, environment=pulse.environment)
+    wait_until_open(running, "digits")
+    silences = []
+    for times in range(1, TIMES + 1):
+        answered = len(running.results)
+        running.wait_for_results(answered + 2)
+        pulse.unplug()
+        began = time.monotonic()
+        running.wait_for(lambda n=times: _events(running, "unplugged").count(True) == n, 20.0)
+        pulse.plug_in()
+        running.wait_for(lambda n=times: _events(running, "unplugged").count(False) == n, 20.0)
+        silences.append(time.monotonic() - began)
+    status = ask(running)
+    assert status["pid"] == running.process.pid
+    assert status["input"]["connections"] == TIMES + 1
+    counts = status["service"]["counts"]
+    print(f"\nreplugged {TIMES} times: {counts['samples']} samples; from the pull to sound again "
+          f"median {np.median(silences):.2f} s, worst {max(silences):.2f} s")  # fmt: skip
+    running.wait_for(lambda: running.results[-1]["state"] == "personalized", 120.0)
+    generation = running.results[-1]["generation"]
+    assert running.stop() == 0
+    _restart(words, pulse, home, len(running.results), generation)
+
+
+def _events(running: Running, kind: str) -> list[bool]:
+    return [line["began"] for line in running.lines if line["type"] == "event"
+            and line["kind"] == kind]  # fmt: skip
+
+
+def _restart(
+    words: tuple[object, ...], pulse: Pulse, home: Path, samples: int, generation: int
+) -> None:
+    """Counts go on to the sample, and what was learnt answers from the first sample on."""
+    ready = []
+    for times in range(1, TIMES + 1):
+        began = time.monotonic()
+        running = Running(*words, home=home, environment=pulse.environment)
+        running.wait_for_results(2)
+        ready.append(time.monotonic() - began)
+        status = ask(running)
+        assert running.results[0]["state"] == "personalized"
+        assert running.results[0]["generation"] >= generation
+        assert status["service"]["counts"]["starts"] == times + 1
+        assert running.stop() == 0
+        samples += len(running.results)
+        generation = max(generation, running.results[-1]["generation"])
+    last = Running(*words, home=home, environment=pulse.environment)
+    last.wait_for_results(1)
+    counted = ask(last)["service"]["counts"]["samples"]
+    assert last.stop() == 0
+    print(f"restarted {TIMES} times: {samples} samples before the last start, {counted} counted "
+          f"during it; second answer {np.median(ready):.1f} s after the start")  # fmt: skip
+    assert samples < counted <= samples + len(last.results)
+
+
+@dataclass
+class Size:
+    """Of a process: resident memory in MB, open files, threads."""
+
+    memory_mb: float
+    files: int
+    threads: int
+
+    @classmethod
+    def of(cls, pid: int) -> Size:
+        folder = Path("/proc") / str(pid)
+        pages = int((folder / "statm").read_text().split()[1])
+        files, tasks = (len(list((folder / name).iterdir())) for name in ("fd", "task"))
+        return cls(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, files, tasks)
+
+
+def _grown(what: str, sizes: list[Size]) -> None:
+    """Print and judge: nothing grows after the first tenth."""
+    tenth = len(sizes) // 10
+    early, late = sizes[tenth : 2 * tenth], sizes[-tenth:]
+    memory = [float(np.median([size.memory_mb for size in part])) for part in (early, late)]
+    files = [max(size.files for size in part) for part in (early, late)]
+    threads = [max(size.threads for size in part) for part in (early, late)]
+    print(f"\n{what}: {len(sizes)} reconnections; memory {memory[0]:.1f} to {memory[1]:.1f} MB, "
+          f"files {files[0]} to {files[1]}, threads {threads[0]} to {threads[1]}")  # fmt: skip
+    assert memory[1] - memory[0] < MOST_GROWTH_MB
+    assert files[1] <= files[0]
+    assert threads[1] <= threads[0]
+
+
+def _children(pid: int) -> list[int]:
+    tasks = (Path("/proc") / str(pid) / "task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+@pytest.mark.usefixtures("talker")
+def test_a_service_whose_microphone_dies_five_hundred_times(pulse, home):
+    words = (MODEL, "--source", "mic:pulse", "--wait", "--no-learn", "--events")
+    running = Running(*words, home=home, environment=pulse.environment)
+    wait_until_open(running, "digits")
+    sizes = []
+    for times in range(1, RECONNECTS + 1):
+        time.sleep(1.1)  # a device that ran for a second is opened again at once
+        (worker,) = _children(running.process.pid)
+        os.kill(worker, signal.SIGKILL)
+        running.wait_for(lambda n=times: _events(running, "unplugged").count(False) == n, 30.0)
+        sizes.append(Size.of(running.process.pid))
+    assert ask(running)["input"]["connections"] == RECONNECTS + 1
+    assert running.stop() == 0
+    print(f"\n{len(running.results)} words answered meanwhile")
+    _grown("service with a microphone", sizes)
+
+
+def test_a_service_whose_camera_is_restarted_five_hundred_times(pictures, data, home):
+    pytest.importorskip("av", reason='pip install "edgeprune[camera]"')
+    server = MjpegServer(numbered_frames(data / "tiny-imagenet" / "test", 20), rate_hz=10.0)
+    server.start()
+    words = ("--source", server.url, "--no-learn", "--events", "--name", "eye")
+    running = Running(pictures.model, *words, home=home)
+    wait_until_open(running, "eye")
+    sizes = []
+    try:
+        for times in range(1, RECONNECTS + 1):
+            time.sleep(1.1)
+            server.kill()
+            running.wait_for(lambda n=times: _events(running, "unplugged").count(True) == n, 30.0)
+            server.start()
+            running.wait_for(lambda n=times: _events(running, "unplugged").count(False) == n, 30.0)
+            sizes.append(Size.of(running.process.pid))
+        assert ask(running, "eye")["input"]["connections"] == RECONNECTS + 1
+        assert running.stop() == 0
+    finally:
+        server.kill()
+    print(f"\n{len(running.results)} pictures answered meanwhile")
+    _grown("service with a camera", sizes)
