@@ -82,6 +82,7 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
         ("profile", f"{service['profile']}, generation {service['generation']}"),
         ("network", service["state"]),
         ("learning", f"{learning['state']}, {_waiting(learning)}"),
+        ("drift", _drift(service["drift"])),
         ("ever", _reasons(service["counts"])),
         ("inference", f"median {latency['median']} ms, p99 {latency['p99']} ms"),
     ]
@@ -91,6 +92,18 @@ def _waiting(learning: dict[str, Any]) -> str:
     if learning["step"] is not None:
         return f"{learning['step']}, {percent(learning['share'] or 0.0)}"
     return f"{count(learning['waiting'])} of {count(learning['next_at'])} samples gathered"
+
+
+def _drift(watched: dict[str, Any] | None) -> str:
+    """How far each figure is on its way to an alarm."""
+    if watched is None:
+        return "nothing was learnt yet to compare with"
+    shares = [
+        f"{name} {percent(share)}"
+        for name, share in watched.items()
+        if isinstance(share, float | int) and not isinstance(share, bool)
+    ]
+    return ", ".join(shares) + (" of what is an alarm" if shares else "watched")
 
 
 def _reasons(reasons: dict[str, int]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import MISSING, dataclass, fields
@@ -35,6 +36,7 @@ __all__ = ["run"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _INTERRUPTED = 130
+_MOST_POSTED = 1000
 
 # In the order of --help: fields of ServiceSettings, then of Settings.
 _HELP = {
@@ -132,6 +134,8 @@ class _Job:
 
     def __post_init__(self) -> None:
         self._notes = LineWriter(sys.stderr)
+        # A reader that hangs must not make this the memory's end: the oldest go.
+        self._posted: deque[dict[str, Any]] = deque(maxlen=_MOST_POSTED)
         self._live: LiveRun | None = None
         self._signal: Signals | None = None
         self._failed: str | None = None
@@ -167,6 +171,7 @@ class _Job:
                 notifier,
                 use=lambda profile: _use(lock, service, profile),
                 limits=Limits(self.options["max_samples"], self.options["seconds"]),
+                posted=self._posted,
             )
             if not self.options["no_control"]:
                 opened.callback(ControlServer(self._socket, live.handle).close)
@@ -211,8 +216,8 @@ class _Job:
     def _event(self, event: DeviceEvent | ServiceEvent) -> None:
         if not self.output.quiet:
             self._notes.say(f"edgeprune: {event.message}")
-        if self.options["events"] and self._live is not None:
-            self._live.post(event_line(event))
+        if self.options["events"]:
+            self._posted.append(event_line(event))
 
     def _thread_failed(self, text: str) -> None:
         self._failed = text

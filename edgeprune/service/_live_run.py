@@ -23,7 +23,6 @@ from ._sample import LiveResult, LiveSample
 __all__ = ["AnsweringService", "Limits", "LiveRun"]
 
 _TICK_S: Final = 0.2
-_MOST_POSTED: Final = 1000
 
 
 class AnsweringService(Protocol):
@@ -50,7 +49,7 @@ class Limits:
 class LiveRun:
     """Answers what the input gives until something ends it.
 
-    ``run`` belongs to one thread; ``post``, ``stop`` and ``handle`` are for any.
+    ``run`` belongs to one thread; ``stop`` and ``handle`` are for any.
 
     Args:
         name: of the service, for those who ask.
@@ -60,6 +59,7 @@ class LiveRun:
         notifier: of the service manager.
         use: switches to another profile.
         limits: when to end without being asked.
+        posted: lines that others, on any thread, want written soon.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class LiveRun:
         *,
         use: Callable[[str], None],
         limits: Limits | None = None,
+        posted: deque[dict[str, Any]] | None = None,
     ) -> None:
         self._name = name
         self._service = service
@@ -82,8 +83,7 @@ class LiveRun:
         self._limits = limits or Limits()
         self._health = Health(notifier, source)
         self._stopping = threading.Event()
-        # A reader that hangs must not make this the memory's end: the oldest go.
-        self._posted: deque[dict[str, Any]] = deque(maxlen=_MOST_POSTED)
+        self._posted = deque() if posted is None else posted
         self._started_s = time.monotonic()
         self._started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         self._answered = 0
@@ -94,10 +94,6 @@ class LiveRun:
     def answered(self) -> int:
         """How many samples were answered."""
         return self._answered
-
-    def post(self, line: dict[str, Any]) -> None:
-        """Have a line written soon, from the thread that writes; the caller does not wait."""
-        self._posted.append(line)
 
     def stop(self) -> None:
         """End the run when the sample in hand is answered."""

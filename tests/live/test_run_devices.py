@@ -69,11 +69,12 @@ def test_an_absent_device_is_exit_4_or_waited_for(run, pictures, server):
     running = run(pictures.model, "--source", server.url)
     assert running.end() == 4
     assert "refused" in running.said
-    waiting = run(pictures.model, "--source", server.url, "--wait")
+    waiting = run(pictures.model, "--source", server.url, "--wait", "--events")
     waiting.wait_for(lambda: "opened again as soon as it returns" in waiting.said)
     assert waiting.ctl("status", "--json")["input"]["silent_s"] is None
     server.start()
     waiting.wait_for_results(3)
+    assert waiting.lines[0]["kind"] == "unplugged"  # before there was anything to answer
     assert waiting.stop() == 0
     patient = run(pictures.model, "--source", "http://127.0.0.1:9/", "--wait")
     patient.wait_for(lambda: "opened again" in patient.said)
