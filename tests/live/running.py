@@ -10,11 +10,32 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 MODEL = Path(__file__).parents[2] / "edgeprune" / "assets" / "digits.onnx"
 DEMO = MODEL.parent / "demo"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process holds: resident memory in MB, open files, threads, processor seconds so far."""
+
+    memory_mb: float
+    files: int
+    threads: int
+    cpu_s: float
+
+    @classmethod
+    def of(cls, pid: int) -> Usage:
+        folder = Path("/proc") / str(pid)
+        pages = int((folder / "statm").read_text().split()[1])
+        files, tasks = (len(list((folder / name).iterdir())) for name in ("fd", "task"))
+        fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        ticks = int(fields[11]) + int(fields[12])  # utime and stime
+        memory_mb = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+        return cls(memory_mb, files, tasks, ticks / os.sysconf("SC_CLK_TCK"))
 
 
 class Running:

@@ -10,7 +10,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import pytest
 
 from ..devices.live.mjpeg import MjpegServer, numbered_frames
 from ..devices.live.sound_server import Pulse
-from ..live.running import DEMO, MODEL, Running
+from ..live.running import DEMO, MODEL, Running, Usage
 from .test_live_speech import stream, wait_until_open
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
@@ -139,23 +138,7 @@ def _restart(
     assert samples < counted <= samples + len(last.results)
 
 
-@dataclass
-class Size:
-    """Of a process: resident memory in MB, open files, threads."""
-
-    memory_mb: float
-    files: int
-    threads: int
-
-    @classmethod
-    def of(cls, pid: int) -> Size:
-        folder = Path("/proc") / str(pid)
-        pages = int((folder / "statm").read_text().split()[1])
-        files, tasks = (len(list((folder / name).iterdir())) for name in ("fd", "task"))
-        return cls(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, files, tasks)
-
-
-def _grown(what: str, sizes: list[Size]) -> None:
+def _grown(what: str, sizes: list[Usage]) -> None:
     """Print and judge: nothing grows after the first tenth."""
     tenth = len(sizes) // 10
     early, late = sizes[tenth : 2 * tenth], sizes[-tenth:]
@@ -185,7 +168,7 @@ def test_a_service_whose_microphone_dies_five_hundred_times(pulse, home):
         (worker,) = _children(running.process.pid)
         os.kill(worker, signal.SIGKILL)
         running.wait_for(lambda n=times: _events(running, "unplugged").count(False) == n, 30.0)
-        sizes.append(Size.of(running.process.pid))
+        sizes.append(Usage.of(running.process.pid))
     assert ask(running)["input"]["connections"] == RECONNECTS + 1
     assert running.stop() == 0
     print(f"\n{len(running.results)} words answered meanwhile")
@@ -207,7 +190,7 @@ def test_a_service_whose_camera_is_restarted_five_hundred_times(pictures, data, 
             running.wait_for(lambda n=times: _events(running, "unplugged").count(True) == n, 30.0)
             server.start()
             running.wait_for(lambda n=times: _events(running, "unplugged").count(False) == n, 30.0)
-            sizes.append(Size.of(running.process.pid))
+            sizes.append(Usage.of(running.process.pid))
         assert ask(running, "eye")["input"]["connections"] == RECONNECTS + 1
         assert running.stop() == 0
     finally:

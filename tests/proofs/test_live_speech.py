@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ..live.running import DEMO, MODEL, Running
+from ..live.running import DEMO, MODEL, Running, Usage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -97,20 +97,27 @@ def listen(model: Path, pulse: Any, home: Path, takes: list[tuple[Path, str | No
     try:
         for name, running in (("learner", learner), ("dense", dense)):
             wait_until_open(running, name)
-        began_s = time.monotonic()
+        before, began_s = Usage.of(learner.process.pid), time.monotonic()
         assert pulse.play(home / "stream.wav").wait(words[-1].end_s + 60.0) == 0
         time.sleep(2.0)
+        played_s = time.monotonic() - began_s
+        used = Usage.of(learner.process.pid)
         status = learner.ctl("--name", "learner", "status", "--json")
     finally:
         codes = [running.stop() for running in (learner, dense)]
     assert codes == [0, 0]
     ours, theirs = (answers(running, words, began_s) for running in (learner, dense))
     report(learner, ours, words, status)
+    share = (used.cpu_s - before.cpu_s) / played_s
+    print(f"the learning service: {used.memory_mb:.0f} MB, {share:.1%} of one processor, without its "
+          "helpers for sound and for learning")  # fmt: skip
     gain = 0.0
     for number, name in enumerate(("first", "second", "last")):
         third = slice(number * len(words) // 3, (number + 1) * len(words) // 3)
         personalized, many = accuracy(ours[third], words[third])
         as_trained, _ = accuracy(theirs[third], words[third])
+        if not many:
+            continue
         gain = personalized - as_trained
         print(f"{name} third, {many} words with labels: dense {as_trained:.3f}, "
               f"learning {personalized:.3f}, gain {gain:+.3f}")  # fmt: skip
