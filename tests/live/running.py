@@ -20,7 +20,7 @@ DEMO = MODEL.parent / "demo"
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process holds: resident memory in MB, open files, threads, processor seconds so far."""
+    """What a process holds, resident memory in MB, and the processor seconds that it took."""
 
     memory_mb: float
     files: int

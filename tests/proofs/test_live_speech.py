@@ -109,8 +109,8 @@ def listen(model: Path, pulse: Any, home: Path, takes: list[tuple[Path, str | No
     ours, theirs = (answers(running, words, began_s) for running in (learner, dense))
     report(learner, ours, words, status)
     share = (used.cpu_s - before.cpu_s) / played_s
-    print(f"the learning service: {used.memory_mb:.0f} MB, {share:.1%} of one processor, without its "
-          "helpers for sound and for learning")  # fmt: skip
+    print(f"the learning service: {used.memory_mb:.0f} MB, {share:.1%} of one processor, "
+          "without its helpers for sound and for learning")  # fmt: skip
     gain = 0.0
     for number, name in enumerate(("first", "second", "last")):
         third = slice(number * len(words) // 3, (number + 1) * len(words) // 3)
