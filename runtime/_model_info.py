@@ -204,7 +204,7 @@ class ModelInfo:
         """The network's outputs as logits, whatever it ends with."""
         if self.output_kind == "logits":
             return outputs
-        return np.log(np.maximum(outputs, np.float32(1e-30)))
+        return np.asarray(np.log(np.maximum(outputs, np.float32(1e-30))))
 
     @cached_property
     def group_by_name(self) -> Mapping[str, ChannelGroup]:

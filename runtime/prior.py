@@ -47,7 +47,12 @@ def softmax(logits: NDArray[np.floating]) -> Float64:
     return np.exp(log_softmax(logits))
 
 
-def estimate_prior(logits: NDArray[np.floating]) -> Float64:
+def estimate_prior(
+    logits: NDArray[np.floating],
+    *,
+    start: Float64 | None = None,
+    iterations: int = _ITERATIONS,
+) -> Float64:
     """Estimate the user's class prior from unlabelled predictions by expectation maximisation.
 
     Saerens, Latinne and Decaestecker (2002), section 2.2, from a uniform start: the network is
@@ -55,14 +60,16 @@ def estimate_prior(logits: NDArray[np.floating]) -> Float64:
 
     Args:
         logits: dense network's outputs on the user's samples, ``(samples, classes)``.
+        start: begin with this prior instead, positive ``(classes,)``.
+        iterations: do at most so many rounds.
 
     Returns:
         Probabilities, ``(classes,)`` float64, sum 1.
     """
     classes = logits.shape[1]
     probabilities = softmax(logits)
-    prior = np.full(classes, 1.0 / classes)
-    for _ in range(_ITERATIONS):
+    prior = np.full(classes, 1.0 / classes) if start is None else start
+    for _ in range(iterations):
         joint = probabilities * prior
         posterior = joint / joint.sum(1, keepdims=True)
         updated = posterior.mean(0)

@@ -90,6 +90,11 @@ def names_below(*parts: str) -> list[str]:
     return sorted(name for name in modules() if part_of(name) in parts)
 
 
+def service_modules() -> list[str]:
+    """The live service: part of the front door, and run on boards."""
+    return sorted(name for name in modules() if name.startswith("edgeprune.service"))
+
+
 def test_the_modules_are_found():
     for name in ("edgeprune._cli", "edgeprune.runtime._ort", "edgeprune.devices._mel"):
         assert name in modules()
@@ -114,7 +119,7 @@ def test_the_recipes_are_nobodys_dependency(module):
 
 
 def test_the_device_side_imports_without_anything_that_a_board_lacks():
-    wanted = names_below("edgeprune.runtime", "edgeprune.devices")
+    wanted = [*names_below("edgeprune.runtime", "edgeprune.devices"), *service_modules()]
     script = f"""
 import importlib, json, sys
 for name in {HEAVY!r}:
@@ -162,7 +167,10 @@ def test_no_module_is_longer_than_it_may_be(module):
     assert lines <= MOST_LINES
 
 
-PUBLIC = names_below("edgeprune.runtime", "edgeprune.devices", "edgeprune.exporters")
+PUBLIC = [
+    *names_below("edgeprune.runtime", "edgeprune.devices", "edgeprune.exporters"),
+    *service_modules(),
+]
 
 
 @pytest.mark.parametrize("module", PUBLIC)

@@ -28,9 +28,7 @@ __all__ = ["Job", "JobRequest", "JobResult"]
 
 _WORKER = "edgeprune.service._worker"
 # One thread of linear algebra each: their libraries count all processors and start as many.
-_ONE_THREAD = {
-    name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-}
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _STOP_S = 5.0
 
 
@@ -44,6 +42,7 @@ class JobRequest:
         profile: the name to save under.
         settings: how to personalise.
         fade: what the classes learnt before are worth, as a share of the samples.
+        nice: how far the worker stands behind other programs, 0 to 19.
     """
 
     model: Path
@@ -51,6 +50,7 @@ class JobRequest:
     profile: str
     settings: Settings
     fade: float
+    nice: int
 
     def header(self, shape: Sequence[int], dtype: str, samples: int) -> bytes:
         """The line that goes before the samples."""
@@ -60,6 +60,7 @@ class JobRequest:
             "profile": self.profile,
             "settings": asdict(self.settings),
             "fade": self.fade,
+            "nice": self.nice,
             "shape": list(shape),
             "dtype": dtype,
             "samples": samples,
@@ -104,10 +105,13 @@ class Job:
 
     def run(self, timeout_s: float) -> JobResult:
         """Start the worker, feed it, and wait for its outcome; it is gone when this returns."""
-        with self._lock:
-            if self.cancelled:
-                return JobResult("failed", "it was cancelled.")
-            process = self._process = _start()
+        try:
+            with self._lock:
+                if self.cancelled:
+                    return JobResult("failed", "it was cancelled.")
+                process = self._process = _start()
+        except OSError as error:
+            return JobResult("failed", f"the worker cannot be started: {error}.")
         timer = threading.Timer(timeout_s, process.kill)
         timer.daemon = True
         timer.start()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
+from ..runtime.artifact import ModelInfo
 from ..runtime.errors import ProfileError
 from ..runtime.store import ProfileStore
 from ._settings import ServiceSettings
@@ -17,6 +17,7 @@ __all__ = ["Keeper"]
 
 Emit = Callable[..., None]
 _LOOK_S = 1.0
+_MOST_USERS = 16
 
 
 class Keeper:
@@ -24,7 +25,7 @@ class Keeper:
 
     Args:
         store: where their profiles are.
-        model_id: of the model.
+        info: of the model.
         settings: of the service.
         lock: guards the users.
         emit: told of damaged and unsaved state: kind, message, profile.
@@ -33,13 +34,13 @@ class Keeper:
     def __init__(
         self,
         store: ProfileStore,
-        model_id: str,
+        info: ModelInfo,
         settings: ServiceSettings,
         lock: threading.RLock,
         emit: Emit,
     ) -> None:
         self._store = store
-        self._model_id = model_id
+        self._info = info
         self._settings = settings
         self._lock = lock
         self._emit = emit
@@ -61,9 +62,16 @@ class Keeper:
             return self._users[name]
 
     def touch(self, user: User) -> None:
-        """Take note that this user is the one in front of the device."""
+        """Take note that this user is the one in front of the device.
+
+        Who was away longest is written to disk and let go when there are many.
+        """
         with self._lock:
-            self._users[user.name] = self._users.pop(user.name)
+            self._users.pop(user.name, None)
+            self._users[user.name] = user
+            while len(self._users) > _MOST_USERS:
+                oldest = next(iter(self._users))
+                self._write(self._users.pop(oldest))
 
     def make_room(self, user: User) -> None:
         """Drop the samples of whoever was away longest while all together exceed the memory."""
@@ -109,7 +117,7 @@ class Keeper:
         try:
             fields = file.read()
             if fields is not None:
-                user.restore(fields)
+                user.restore(fields, self._info.classes or 0)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             self._emit(
                 "state-damaged",
@@ -122,7 +130,7 @@ class Keeper:
         return user
 
     def _file(self, name: str) -> StateFile:
-        return StateFile(self._store, self._model_id, name)
+        return StateFile(self._store, self._info.model_id, name)
 
     def _work(self, on_forgotten: Callable[[User], None]) -> None:
         saved_s = time.monotonic()
@@ -131,30 +139,28 @@ class Keeper:
                 if not (self._save_now or self._closing):
                     self._wake.wait(_LOOK_S)
                 closing, save, self._save_now = self._closing, self._save_now, False
-            for user in self._missing():
-                on_forgotten(user)
-            if closing or save or time.monotonic() - saved_s >= self._settings.save_every_s:
-                self._save()
-                saved_s = time.monotonic()
+            late = time.monotonic() - saved_s >= self._settings.save_every_s
+            with self._lock:
+                users = list(self._users.values())
+            for user in users:
+                self._look_after(user, on_forgotten, save=save or late or closing)
+            saved_s = time.monotonic() if save or late else saved_s
             if closing:
                 return
 
-    def _missing(self) -> list[User]:
-        with self._lock:
-            users = list(self._users.values())
-        return [user for user in users if not self._file(user.name).there()]
-
-    def _save(self) -> None:
-        with self._lock:
-            states = {name: user.to_dict() for name, user in self._users.items()}
-        for name, fields in states.items():
-            self._save_one(name, fields)
-
-    def _save_one(self, name: str, fields: dict[str, Any]) -> None:
+    def _look_after(self, user: User, on_forgotten: Callable[[User], None], *, save: bool) -> None:
         try:
-            self._file(name).write(fields, new=False)
-            self._unsaved = False
+            if not self._file(user.name).there():
+                on_forgotten(user)
+            elif save:
+                self._write(user)
         except ProfileError as error:
             if not self._unsaved:  # said once: a full disk stays full for a while
-                self._emit("state-unsaved", f"counts go on in memory only: {error}", name)
+                self._emit("state-unsaved", f"counts go on in memory only: {error}", user.name)
             self._unsaved = True
+
+    def _write(self, user: User) -> None:
+        with self._lock:
+            fields = user.to_dict()
+        self._file(user.name).write(fields, new=False)
+        self._unsaved = False

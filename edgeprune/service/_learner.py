@@ -35,9 +35,7 @@ class Learner:
         timeout_s: how long one may take.
     """
 
-    def __init__(
-        self, on_done: Callable[[Learning, JobResult], None], timeout_s: float
-    ) -> None:
+    def __init__(self, on_done: Callable[[Learning, JobResult], None], timeout_s: float) -> None:
         self._on_done = on_done
         self._timeout_s = timeout_s
         self._thread: threading.Thread | None = None

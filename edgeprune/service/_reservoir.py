@@ -1,9 +1,8 @@
 """The samples that wait to be learnt from: a bounded number, recent ones favoured, in memory only.
 
 Biased reservoir sampling (Aggarwal, "On biased reservoir sampling in the presence of stream
-evolution", VLDB 2006, algorithm 3.1): a new sample is let in with a fixed probability and, the
-fuller the reservoir, the likelier takes the place of a random one. What is kept then ages
-exponentially.
+evolution", VLDB 2006, section 2.1): once it is full, a new sample is let in with a fixed
+probability and takes the place of a random one. What is kept then ages exponentially.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["Kept", "Reservoir"]
+
+_FEWEST = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +43,15 @@ class Reservoir:
         self._horizon = horizon
         self._random = np.random.default_rng(seed)
         self._kept: list[Kept] = []
+        self._largest_bytes = 0
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def capacity(self, sample: NDArray[np.floating]) -> int:
-        """How many samples of this size fit, at least ten."""
-        return int(np.clip(self._budget // max(_half(sample).nbytes, 1), 10, self._most))
+    def capacity(self, array: NDArray[np.floating]) -> int:
+        """How many samples like this one fit, at least ten."""
+        largest = self._largest_bytes or _half(array).nbytes
+        return int(np.clip(self._budget // max(largest, 1), _FEWEST, self._most))
 
     @property
     def size_bytes(self) -> int:
@@ -62,10 +65,12 @@ class Reservoir:
         if full and self._random.random() >= capacity / max(self._horizon, capacity):
             return False
         kept = Kept(sequence, timestamp_s, _half(array))
+        self._largest_bytes = max(self._largest_bytes, kept.array.nbytes)
         if full:
             self._kept[int(self._random.integers(capacity))] = kept
         else:
             self._kept.append(kept)
+        del self._kept[self.capacity(array) :]  # only where a larger one came late
         return True
 
     def forget(self, *, before: int | None = None) -> None:

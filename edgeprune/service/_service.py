@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -14,16 +15,17 @@ from numpy.typing import NDArray
 
 from .._labels import class_name
 from ..runtime.artifact import Artifact
-from ..runtime.errors import EdgepruneError, InputError, NotEnoughSamples
+from ..runtime.errors import EdgepruneError, InputError, NotEnoughSamples, ProfileNotFound
 from ..runtime.session import Session, default_threads
 from ..runtime.store import DENSE, ProfileStore
+from ._drift import DriftMonitor
 from ._events import EventKind, OnEvent, ServiceEvent, tell_nobody
 from ._job import JobRequest, JobResult
 from ._keeper import Keeper
 from ._latency import Latency
 from ._learner import Learner, Learning
 from ._sample import LiveResult, LiveSample
-from ._serving import Serving
+from ._serving import Serving, State
 from ._settings import ServiceSettings
 from ._user import User
 
@@ -84,7 +86,7 @@ class Service:
         self._dense = Session(self._artifact, threads=self._threads)
         self._learner = Learner(self._finish, self.settings.worker_timeout_s)
         self._keeper = Keeper(
-            self._store, self._artifact.info.model_id, self.settings, self._lock, self._emit
+            self._store, self._artifact.info, self.settings, self._lock, self._emit
         )
         self._user = self._keeper.user(profile)
         self._serving = self._serve(self._user)
@@ -167,9 +169,7 @@ class Service:
 
     # Learning
 
-    def _observe(
-        self, sample: LiveSample, serving: Serving, logits: NDArray[np.floating]
-    ) -> None:
+    def _observe(self, sample: LiveSample, serving: Serving, logits: NDArray[np.floating]) -> None:
         with self._lock:
             user = self._user
             if self._stopping.is_set() or serving.profile != user.name:
@@ -177,7 +177,7 @@ class Service:
             user.counts.samples += 1
             if not sample.teaches:
                 return
-            self._watch(user, sample, logits)
+            self._watch(user, sample, serving, logits)
             if not self.settings.learn or self._paused:
                 return
             user.take_in(sample.array, sample.timestamp_s)
@@ -185,29 +185,41 @@ class Service:
             if not self._learner.busy and user.due(sample.array):
                 self._learn(user)
 
-    def _watch(self, user: User, sample: LiveSample, logits: NDArray[np.floating]) -> None:
-        monitor, serving = user.monitor, self._serving
-        if monitor is None or not self.settings.drift or serving.state != "personalized":
+    def _watch(
+        self, user: User, sample: LiveSample, serving: Serving, logits: NDArray[np.floating]
+    ) -> None:
+        """Look for drift beside a personalised network; follow the classes after one."""
+        if user.running is not None:
+            if serving.session is self._dense and user.running.add(logits):
+                self._serving = self._as_trained(user)
             return
-        if user.counts.samples % self.settings.watch_every and not monitor.suspicious:
+        monitor, number = user.monitor, user.counts.samples
+        if monitor is None or not self.settings.drift or serving.session is self._dense:
+            return
+        if number % self.settings.watch_every and not monitor.suspicious:
             return
         user.counts.watched += 1
         dense = self._artifact.info.logits(self._dense.run(sample.array[None])[0])
-        if monitor.update(dense):
-            self._relax(user)
+        if monitor.update(number, dense):
+            self._relax(user, monitor)
 
-    def _relax(self, user: User) -> None:
-        user.counts.drifts += 1
-        user.relaxed = True
-        self._abandon()
-        user.start_over()
+    def _relax(self, user: User, monitor: DriftMonitor) -> None:
+        self._abandon(user)
+        details = monitor.status() | {"cause": monitor.cause, "since": len(monitor.changed)}
+        user.relax()
         self._serving = self._as_trained(user)
-        self._emit("drift", "what is seen has changed: back to the network as trained.", user.name)
+        message = f"what is seen has changed ({monitor.cause}): back to the network as trained."
+        self._emit("drift", message, user.name, **details)
         self._keeper.save_soon()
 
     def _learn(self, user: User) -> None:
         request = JobRequest(
-            self._artifact.path, self._store.root, user.name, self.settings.personalize, _FADE
+            self._artifact.path,
+            self._store.root,
+            user.name,
+            self.settings.personalize,
+            _FADE,
+            self.settings.worker_nice,
         )
         kept = user.reservoir.in_order()
         self._learner.start(request, kept, replaces=self._in_force(user.name))
@@ -315,10 +327,9 @@ class Service:
         """
         with self._lock:
             user = self._user
-            self._abandon()
+            self._abandon(user)
             generation = self._store.rollback(self._artifact.info.model_id, user.name)
             user.start_over()
-            user.relaxed = False
             self._serving = self._serve(user)
             self._emit(
                 "rolled-back", f"generation {generation} is in force.", user.name,
@@ -366,33 +377,47 @@ class Service:
         current = self._in_force(user.name)
         if user.relaxed or current == DENSE:
             return self._as_trained(user)
-        return self._personalized(user, current)
+        serving = self._personalized(user, current)
+        if user.monitor is None:
+            user.respect(_learnt_from(serving))
+        return serving
 
     def _in_force(self, profile: str) -> int:
         summaries = self._store.list(self._artifact.info.model_id)
         return next((p.current for p in summaries if p.name == profile), DENSE)
 
     def _as_trained(self, user: User) -> Serving:
-        state = "relaxed" if user.relaxed else "dense"
-        return Serving(self._dense, user.name, DENSE, state)
+        shift = None if user.running is None else user.running.shift
+        state: State = "relaxed" if user.relaxed else "dense"
+        return Serving(self._dense, user.name, DENSE, state, shift)
 
     def _personalized(self, user: User, generation: int) -> Serving:
+        """Build the session of a generation; what answers meanwhile goes on answering."""
         profile = self._store.load(user.name, self._artifact, generation)
         session = Session(self._artifact, profile, threads=self._threads)
         return Serving(session, user.name, generation, "personalized")
 
-    def _abandon(self) -> None:
-        """End a personalisation, and take back what it may have saved in its last moment."""
-        learning = self._learner.cancel()
-        if learning is None or self._in_force(learning.profile) == learning.replaces:
+    def _abandon(self, user: User | None = None) -> None:
+        """End a personalisation, of this user only if one is given.
+
+        What it may have saved in its last moment is taken back.
+        """
+        learning = self._learner.current
+        if learning is None or (user is not None and learning.profile != user.name):
             return
-        model_id = self._artifact.info.model_id
-        self._store.rollback(model_id, learning.profile, to=learning.replaces)
+        self._learner.cancel()
+        if self._in_force(learning.profile) != learning.replaces:
+            model_id = self._artifact.info.model_id
+            self._store.rollback(model_id, learning.profile, to=learning.replaces)
 
     def _forgotten(self, user: User) -> None:
         """The user's profile was erased by another program: drop all that is known here, too."""
         with self._lock:
-            self._abandon()
+            learning = self._learner.current
+            if learning is not None and learning.profile == user.name:
+                self._learner.cancel()
+                with contextlib.suppress(ProfileNotFound):  # what it saved just after the erasure
+                    self._store.forget(self._artifact.info.model_id, user.name)
             fresh = self._keeper.anew(user)
             if self._user is user:
                 self._user, self._serving = fresh, self._as_trained(fresh)
@@ -400,3 +425,10 @@ class Service:
 
     def _emit(self, kind: EventKind, message: str, profile: str, **details: Any) -> None:
         self._on_event(ServiceEvent(kind, message, profile, details))
+
+
+def _learnt_from(serving: Serving) -> int:
+    """How many samples the profile in use was learnt from; 0 if it does not say."""
+    profile = serving.session.profile
+    seen = None if profile is None else profile.report.get("samples_seen")
+    return seen if isinstance(seen, int) else 0

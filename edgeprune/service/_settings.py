@@ -33,6 +33,8 @@ class ServiceSettings:
         threads: of one operator of inference; None leaves one processor to personalisation.
         save_every_s: how often the counts are written to disk.
         worker_timeout_s: a personalisation that takes longer is ended.
+        worker_nice: how far personalisation stands behind all other programs, 0 to 19. On a machine
+            that is always busy otherwise it may never end at 19.
         top: how many of the likeliest classes a result names.
 
     Raises:
@@ -51,6 +53,7 @@ class ServiceSettings:
     threads: int | None = None
     save_every_s: float = 60.0
     worker_timeout_s: float = 7200.0
+    worker_nice: int = 19
     top: int = 5
 
     def __post_init__(self) -> None:
@@ -64,6 +67,7 @@ class ServiceSettings:
             "threads": self.threads is None or self.threads >= 1,
             "save_every_s": self.save_every_s > 0.0,
             "worker_timeout_s": self.worker_timeout_s > 0.0,
+            "worker_nice": 0 <= self.worker_nice <= 19,
             "top": self.top >= 1,
         }
         wrong = [name for name, fine in checks.items() if not fine]

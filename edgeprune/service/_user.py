@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ._drift import DriftMonitor, DriftReference
 from ._reservoir import Reservoir
+from ._running_prior import RunningPrior
 from ._settings import ServiceSettings
 
 __all__ = ["STATE_FORMAT", "Counts", "User"]
@@ -60,7 +61,8 @@ class User:
         counts: so far.
         reservoir: samples that wait to be learnt from.
         monitor: watches for drift; None until something was learnt.
-        relaxed: drift was noticed, and nothing has been learnt since.
+        running: which classes turn up since drift was noticed; None where nothing has been learnt
+            or no drift was noticed since.
         learn_at: how many samples must wait before the next personalisation.
         learned_at_s: when something was last learnt, seconds since the epoch; 0 for never.
         fresh: samples taken in since then.
@@ -70,7 +72,7 @@ class User:
     settings: ServiceSettings
     counts: Counts = field(default_factory=Counts)
     monitor: DriftMonitor | None = None
-    relaxed: bool = False
+    running: RunningPrior | None = None
     learn_at: int = 0
     learned_at_s: float = 0.0
     fresh: int = 0
@@ -82,6 +84,11 @@ class User:
             most=self.settings.personalize.max_samples,
             horizon=self.settings.horizon,
         )
+
+    @property
+    def relaxed(self) -> bool:
+        """Whether drift was noticed, and nothing has been learnt since."""
+        return self.running is not None
 
     def take_in(self, array: NDArray[np.float32], timestamp_s: float) -> None:
         """Keep a teaching sample, or let the reservoir pass it over."""
@@ -96,14 +103,14 @@ class User:
             return False
         if self.learn_at <= capacity:
             return True
-        hours = (time.time() - self.learned_at_s) / _HOUR_S
+        hours = abs(time.time() - self.learned_at_s) / _HOUR_S  # a clock may have been set back
         enough = min(self.settings.learn_after, capacity)
         return hours >= self.settings.relearn_hours and self.fresh >= enough
 
     def learned(self, samples: int, reference: DriftReference | None) -> None:
         """Something was learnt from so many samples; the next time after more."""
         self.counts.personalizations += 1
-        self.relaxed = False
+        self.running = None
         self.monitor = None if reference is None else DriftMonitor(reference)
         self.postpone(samples)
 
@@ -113,29 +120,42 @@ class User:
         self.learned_at_s = time.time()
         self.learn_at = int(np.ceil(samples * self.settings.relearn_growth))
 
+    def respect(self, samples: int) -> None:
+        """The profile was learnt elsewhere, from so many samples: do not replace it after fewer."""
+        self.learn_at = max(self.learn_at, min(samples, self.settings.personalize.max_samples))
+
     def start_over(self, *, keep_from: int | None = None) -> None:
         """Forget the samples, or those before one; learn again when enough new ones are there."""
-        if keep_from is None:
-            self.reservoir.forget()
-        else:
-            self.reservoir.forget(before=keep_from)
-        self.monitor = None
+        self.reservoir.forget(before=keep_from)
+        self.monitor = self.running = None
         self.fresh = len(self.reservoir)
         self.learn_at = self.settings.learn_after
+
+    def relax(self) -> None:
+        """Something else is seen: keep what was seen since the change, and forget the rest."""
+        monitor = self.monitor
+        assert monitor is not None
+        changed, cause = monitor.changed, monitor.cause
+        # The same camera sees other classes: what it puts on all logits is known already.
+        known = monitor.reference.model.bias
+        bias = known if cause == "evidence" else np.zeros_like(known)
+        self.start_over(keep_from=changed[0].number if changed else None)
+        self.counts.drifts += 1
+        self.running = RunningPrior(bias, [seen.logits for seen in changed])
 
     def to_dict(self) -> dict[str, Any]:
         """What is to be known after a restart: numbers, no content."""
         return {
             "format": STATE_FORMAT,
             "counts": self.counts.to_dict(),
-            "relaxed": self.relaxed,
+            "relaxed": None if self.running is None else self.running.bias.tolist(),
             "learn_at": self.learn_at,
             "learned_at_s": self.learned_at_s,
             "drift": None if self.monitor is None else self.monitor.to_dict(),
         }
 
-    def restore(self, fields: dict[str, Any]) -> None:
-        """Take over what `to_dict` gave.
+    def restore(self, fields: dict[str, Any], classes: int) -> None:
+        """Take over what `to_dict` gave, for a network of so many classes.
 
         Raises:
             ValueError, KeyError, TypeError: it is not that; nothing was taken over.
@@ -146,7 +166,12 @@ class User:
         drift = fields["drift"]
         monitor = None if drift is None else DriftMonitor.from_dict(drift)
         learn_at, learned_at_s = int(fields["learn_at"]), float(fields["learned_at_s"])
+        bias = None if fields["relaxed"] is None else np.array(fields["relaxed"], np.float64)
         if learn_at < 1 or not np.isfinite(learned_at_s):
             raise ValueError("its figures are out of range")
-        self.counts, self.monitor, self.relaxed = counts, monitor, bool(fields["relaxed"])
+        learnt = None if monitor is None else monitor.reference.model.bias
+        if any(known is not None and known.shape != (classes,) for known in (bias, learnt)):
+            raise ValueError(f"it is not of a network of {classes} classes")
+        self.counts, self.monitor = counts, monitor
+        self.running = None if bias is None else RunningPrior(bias)
         self.learn_at, self.learned_at_s = learn_at, learned_at_s

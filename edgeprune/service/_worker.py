@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 __all__ = ["main"]
 
-_LOWEST = 19  # of nice
 _ABANDONED = 75  # exit status when the service has gone
 _BATCH = 8
 
@@ -35,26 +34,21 @@ class _Samples:
         return len(self._arrays)
 
     def __getitem__(self, index: int) -> NDArray[np.float32]:
-        return self._arrays[index].astype(np.float32)
+        return np.asarray(self._arrays[index], np.float32)
 
 
 def main() -> None:
     """Read a request, carry it out, and say how it ended."""
-    _step_back()
+    # What any library prints must not come between the messages.
+    messages = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     request = json.loads(sys.stdin.buffer.readline())
+    with contextlib.suppress(OSError):
+        os.nice(request["nice"])  # inference goes first
     arrays = _read_arrays(request, sys.stdin.buffer)
     threading.Thread(target=_leave_with_the_service, daemon=True).start()
-    _say(sys.stdout, _outcome(request, arrays))
-    sys.stdout.flush()
+    _say(messages, _outcome(request, arrays, messages))
     os._exit(0)  # the thread that waits on stdin must not hold up the end
-
-
-def _step_back() -> None:
-    """Let inference go first: the lowest priority, and where there is one the idle class."""
-    with contextlib.suppress(OSError):
-        os.nice(_LOWEST)
-    with contextlib.suppress(AttributeError, OSError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _leave_with_the_service() -> None:
@@ -65,7 +59,7 @@ def _leave_with_the_service() -> None:
 def _read_arrays(request: dict[str, Any], stream: BinaryIO) -> NDArray[np.floating]:
     shape = (request["samples"], *request["shape"])
     arrays = np.empty(shape, np.dtype(request["dtype"]))
-    view = memoryview(arrays.reshape(-1).view(np.uint8))
+    view = memoryview(arrays.reshape(-1).view(np.uint8).data)
     done = 0
     while done < len(view):
         count = stream.readinto(view[done:])  # type: ignore[attr-defined]
@@ -75,11 +69,13 @@ def _read_arrays(request: dict[str, Any], stream: BinaryIO) -> NDArray[np.floati
     return arrays
 
 
-def _outcome(request: dict[str, Any], arrays: NDArray[np.floating]) -> dict[str, Any]:
+def _outcome(
+    request: dict[str, Any], arrays: NDArray[np.floating], messages: TextIO
+) -> dict[str, Any]:
     from ..runtime.errors import EdgepruneError, GuardRefused, NotEnoughSamples
 
     try:
-        return _personalize(request, _Samples(arrays))
+        return _personalize(request, _Samples(arrays), messages)
     except GuardRefused as error:
         return {"outcome": "refused", "message": str(error)}
     except NotEnoughSamples as error:
@@ -88,7 +84,7 @@ def _outcome(request: dict[str, Any], arrays: NDArray[np.floating]) -> dict[str,
         return {"outcome": "failed", "message": str(error) or type(error).__name__}
 
 
-def _personalize(request: dict[str, Any], samples: _Samples) -> dict[str, Any]:
+def _personalize(request: dict[str, Any], samples: _Samples, messages: TextIO) -> dict[str, Any]:
     from ..runtime.artifact import Artifact
     from ..runtime.errors import ProfileError
     from ..runtime.personalize import personalize
@@ -108,7 +104,7 @@ def _personalize(request: dict[str, Any], samples: _Samples) -> dict[str, Any]:
         samples,
         Settings(**request["settings"]),
         earlier=earlier,
-        on_progress=lambda step, share: _say(sys.stdout, {"step": step, "share": share}),
+        on_progress=lambda step, share: _say(messages, {"step": step, "share": share}),
     )
     reference = _reference(artifact, samples)
     generation = store.save(request["profile"], outcome.profile)

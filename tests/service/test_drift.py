@@ -1,0 +1,126 @@
+"""Drift: noticed when it happens, not when it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from edgeprune import Service
+from edgeprune.service._drift import FIGURES, DriftMonitor, DriftReference, fit_reference
+from edgeprune.service._running_prior import RunningPrior
+
+from .conftest import Events, Sounds, feed
+
+Make = Callable[..., Service]
+FEW = (0, 1, 2)
+OTHERS = (3, 4, 5, 6, 7, 8, 9)
+
+
+def some(sounds: Sounds, digits: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of these digits in two halves."""
+    logits = sounds.logits[np.isin(sounds.logits.argmax(1), digits)]
+    order = np.random.default_rng(1).permutation(len(logits))
+    return logits[order[::2]], logits[order[1::2]]
+
+
+def alarms(reference: DriftReference, logits: np.ndarray, count: int) -> int | None:
+    """After how many samples, drawn at random, the monitor alarms."""
+    monitor, random = DriftMonitor(reference), np.random.default_rng(2)
+    for number in range(count):
+        if monitor.update(number, logits[random.integers(len(logits))]):
+            return number + 1
+    return None
+
+
+def test_the_same_words_are_no_drift(sounds: Sounds) -> None:
+    learnt, others = some(sounds, (0, 1, 2, 3, 4, 5, 6, 7, 8, 9))
+    assert alarms(fit_reference(learnt), others, 3000) is None
+
+
+def test_other_words_are_drift(sounds: Sounds) -> None:
+    learnt, _ = some(sounds, FEW)
+    _, others = some(sounds, OTHERS)
+    after = alarms(fit_reference(learnt), others, 3000)
+    assert after is not None and after <= 40
+
+
+def test_the_place_of_the_change_is_found(sounds: Sounds) -> None:
+    learnt, same = some(sounds, FEW)
+    _, others = some(sounds, OTHERS)
+    monitor = DriftMonitor(fit_reference(learnt))
+    for number, logits in enumerate([*same, *others, *others]):
+        if monitor.update(number, logits):
+            break
+    assert abs(monitor.changed[0].number - len(same)) <= 3
+    assert monitor.suspicious
+
+
+def test_a_reference_survives_json(sounds: Sounds) -> None:
+    reference = fit_reference(sounds.logits)
+    copy = DriftReference.from_dict(reference.to_dict())
+    np.testing.assert_array_equal(copy.surprise(sounds.logits), reference.surprise(sounds.logits))
+
+
+def test_ten_samples_of_a_thousand_classes_make_a_finite_reference() -> None:
+    logits = np.random.default_rng(0).normal(size=(10, 1000)).astype(np.float32)
+    surprise = fit_reference(logits).surprise(logits)
+    assert surprise.shape == (10, len(FIGURES)) and np.isfinite(surprise).all()
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_hardly_any_samples_do_not_break_it(sounds: Sounds, samples: int) -> None:
+    logits = np.repeat(sounds.logits[:samples], 10, axis=0)
+    assert np.isfinite(fit_reference(logits).surprise(logits)).all()
+
+
+def test_the_service_relaxes_and_specialises_again(
+    make: Make, sounds: Sounds, events: Events
+) -> None:
+    service = make(learn_after=40, watch_every=4)
+    feed(service, sounds.of(*FEW), 40)
+    events.wait("personalized")
+    same = feed(service, sounds.of(*FEW), 39, first=40)
+    assert {result.state for result in same} == {"personalized"}
+    assert "drift" not in events.kinds
+    other = feed(service, sounds.of(*OTHERS), 120, first=79)
+    events.wait("drift")
+    relaxed = [result.sequence for result in other if result.state == "relaxed"]
+    assert relaxed and relaxed[0] - 79 <= 100
+    events.wait("personalized", 2)
+    assert feed(service, sounds.of(*OTHERS), 1)[0].state == "personalized"
+    assert service.status()["counts"]["drifts"] == 1
+
+
+def test_relaxed_survives_a_restart(make: Make, sounds: Sounds, events: Events) -> None:
+    service = make(learn_after=40)
+    feed(service, sounds.of(*FEW), 40)
+    events.wait("personalized")
+    service.pause()  # so that nothing is learnt of what comes now
+    feed(service, sounds.of(*OTHERS), 120)
+    events.wait("drift")
+    service.close()
+    assert feed(make(learn_after=40), sounds.of(*OTHERS), 1)[0].state == "relaxed"
+
+
+def test_a_stationary_stream_is_never_relaxed(make: Make, sounds: Sounds, events: Events) -> None:
+    service = make(learn_after=60, watch_every=1, relearn_growth=1000.0)
+    feed(service, sounds.arrays, 60)
+    events.wait("personalized")
+    feed(service, sounds.arrays, 1500, seed=5)
+    assert "drift" not in events.kinds
+    assert service.status()["counts"]["watched"] == 1500
+
+
+def test_a_running_prior_follows_few_classes_only(sounds: Sounds) -> None:
+    few, _ = some(sounds, FEW)
+    prior = RunningPrior(np.zeros(10), few[:10])
+    assert prior.shift is None  # too few samples
+    for logits in [*few, *few]:
+        prior.add(logits)
+    shift = prior.shift
+    assert shift is not None
+    assert shift[list(FEW)].min() > shift[list(OTHERS)].max()
+    everything = RunningPrior(np.zeros(10), sounds.logits)
+    assert everything.shift is None
