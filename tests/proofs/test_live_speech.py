@@ -152,7 +152,10 @@ def report(
           f"window); inference {inference['median']} ms, p99 {inference['p99']} ms")  # fmt: skip
     for line in learnt:
         print(f"  {line['kind']}: {line['message']}")
-    assert len(heard) >= 0.95 * len(words)
+    lost_s = status["input"]["lost_s"]
+    print(f"  dropped: {status['input']['dropped'] or 'nothing'}; {lost_s} s of sound lost")
+    # A second of sound that a busy computer lost may have held a word.
+    assert len(heard) >= 0.95 * len(words) - lost_s
 
 
 def test_the_bundled_model_and_a_synthetic_voice_in_a_far_room(pulse, home):
