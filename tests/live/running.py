@@ -74,7 +74,7 @@ class Running:
         """Wait until something of what was printed holds; fail when it never does."""
         with self._changed:
             fine = self._changed.wait_for(condition, timeout_s)
-        assert fine, (self.said, self.lines[-3:])
+        assert fine, (self.said[-1000:], self.lines[-3:])
 
     def wait_for_results(self, many: int, timeout_s: float = 60.0) -> None:
         self.wait_for(lambda: len(self.results) >= many, timeout_s)

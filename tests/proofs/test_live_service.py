@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -86,18 +88,16 @@ def test_replugged_and_restarted_twenty_times(pulse, home):
     running = Running(*words, home=home, environment=pulse.environment)
     wait_until_open(running, "digits")
     silences = []
-    for times in range(1, TIMES + 1):
+    for _ in range(TIMES):
         answered = len(running.results)
         running.wait_for_results(answered + 2)
-        pulse.unplug()
         began = time.monotonic()
-        running.wait_for(lambda n=times: _events(running, "unplugged").count(True) == n, 20.0)
-        pulse.plug_in()
-        running.wait_for(lambda n=times: _events(running, "unplugged").count(False) == n, 20.0)
+        with outage(running, pulse.plug_in):
+            pulse.unplug()
         silences.append(time.monotonic() - began)
     status = ask(running)
     assert status["pid"] == running.process.pid
-    assert status["input"]["connections"] == TIMES + 1
+    assert status["input"]["connections"] >= TIMES + 1
     counts = status["service"]["counts"]
     print(f"\nreplugged {TIMES} times: {counts['samples']} samples; from the pull to sound again "
           f"median {np.median(silences):.2f} s, worst {max(silences):.2f} s")  # fmt: skip
@@ -107,9 +107,23 @@ def test_replugged_and_restarted_twenty_times(pulse, home):
     _restart(words, pulse, home, len(running.results), generation)
 
 
-def _events(running: Running, kind: str) -> list[bool]:
-    return [line["began"] for line in running.lines if line["type"] == "event"
-            and line["kind"] == kind]  # fmt: skip
+@contextlib.contextmanager
+def outage(running: Running, mend: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """The block breaks the device; wait until that was told, mend it, wait until it is over.
+
+    A computer that is held up may see one outage more, or a stall where the device was gone.
+    """
+
+    def told(began: bool) -> int:
+        events = [line for line in running.lines if line["type"] == "event"]
+        return sum(one["kind"] in ("unplugged", "stalled") and one["began"] == began
+                   for one in events)  # fmt: skip
+
+    before = told(True)
+    yield
+    running.wait_for(lambda: told(True) > before, 30.0)
+    mend()
+    running.wait_for(lambda: told(False) == told(True), 30.0)
 
 
 def _restart(
@@ -145,11 +159,18 @@ def _grown(what: str, sizes: list[Usage]) -> None:
     memory = [float(np.median([size.memory_mb for size in part])) for part in (early, late)]
     files = [max(size.files for size in part) for part in (early, late)]
     threads = [max(size.threads for size in part) for part in (early, late)]
-    print(f"\n{what}: {len(sizes)} reconnections; memory {memory[0]:.1f} to {memory[1]:.1f} MB, "
+    quarters = [np.median([one.memory_mb for one in part]) for part in _quarters(sizes)]
+    print(f"\n{what}: {len(sizes)} reconnections; memory {memory[0]:.1f} to {memory[1]:.1f} MB "
+          f"(by quarters {np.round(quarters, 1)}), "
           f"files {files[0]} to {files[1]}, threads {threads[0]} to {threads[1]}")  # fmt: skip
     assert memory[1] - memory[0] < MOST_GROWTH_MB
     assert files[1] <= files[0]
     assert threads[1] <= threads[0]
+
+
+def _quarters(sizes: list[Usage]) -> list[list[Usage]]:
+    edges = [len(sizes) * quarter // 4 for quarter in range(5)]
+    return [sizes[begin:end] for begin, end in itertools.pairwise(edges)]
 
 
 def _children(pid: int) -> list[int]:
@@ -163,13 +184,13 @@ def test_a_service_whose_microphone_dies_five_hundred_times(pulse, home):
     running = Running(*words, home=home, environment=pulse.environment)
     wait_until_open(running, "digits")
     sizes = []
-    for times in range(1, RECONNECTS + 1):
+    for _ in range(RECONNECTS):
         time.sleep(1.1)  # a device that ran for a second is opened again at once
         (worker,) = _children(running.process.pid)
-        os.kill(worker, signal.SIGKILL)
-        running.wait_for(lambda n=times: _events(running, "unplugged").count(False) == n, 30.0)
+        with outage(running):
+            os.kill(worker, signal.SIGKILL)
         sizes.append(Usage.of(running.process.pid))
-    assert ask(running)["input"]["connections"] == RECONNECTS + 1
+    assert ask(running)["input"]["connections"] > RECONNECTS
     assert running.stop() == 0
     print(f"\n{len(running.results)} words answered meanwhile")
     _grown("service with a microphone", sizes)
@@ -184,14 +205,12 @@ def test_a_service_whose_camera_is_restarted_five_hundred_times(pictures, data, 
     wait_until_open(running, "eye")
     sizes = []
     try:
-        for times in range(1, RECONNECTS + 1):
+        for _ in range(RECONNECTS):
             time.sleep(1.1)
-            server.kill()
-            running.wait_for(lambda n=times: _events(running, "unplugged").count(True) == n, 30.0)
-            server.start()
-            running.wait_for(lambda n=times: _events(running, "unplugged").count(False) == n, 30.0)
+            with outage(running, server.start):
+                server.kill()
             sizes.append(Usage.of(running.process.pid))
-        assert ask(running, "eye")["input"]["connections"] == RECONNECTS + 1
+        assert ask(running, "eye")["input"]["connections"] > RECONNECTS
         assert running.stop() == 0
     finally:
         server.kill()
