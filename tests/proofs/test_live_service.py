@@ -75,13 +75,6 @@ def ask(running: Running, name: str = "digits") -> dict[str, Any]:
     return status
 
 
-def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to hold"
-        time.sleep(0.05)
-
-
 @pytest.mark.usefixtures("talker")
 def test_replugged_and_restarted_twenty_times(pulse, home):
     words = (MODEL, "--source", "mic:pulse", "--wait", "--learn-after", "30", "--events")
