@@ -1,8 +1,9 @@
 """A voice that the network never heard, through a real sound server, for some minutes.
 
 Two services listen to the same microphone: one learns, one answers as the network was trained. Each
-answer is given before anything is learnt from it, so the last third is an honest test. EDGEPRUNE_LIVE_WORDS
-shortens the streams, for figures of a computer that can be kept quiet for a few minutes only.
+answer is given before anything is learnt from it, so the last third is an honest test.
+EDGEPRUNE_LIVE_WORDS=150 shortens the streams: for latencies on a computer that can be kept quiet
+for a few minutes only.
 """
 
 from __future__ import annotations
