@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ..live.running import DEMO, MODEL, Running, Usage
+from ..live.running import DEMO, MODEL, Patience, Running, Usage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -129,12 +129,12 @@ def listen(model: Path, pulse: Any, home: Path, takes: list[tuple[Path, str | No
 
 
 def wait_until_open(running: Running, name: str) -> None:
-    until = time.monotonic() + 60.0
+    patience = Patience(60.0)
     while not any(running.home.rglob(f"{name}.sock")):
-        assert time.monotonic() < until, running.said
+        assert patience.lasts(), running.said
         time.sleep(0.1)
     while not running.ctl("--name", name, "status", "--json")["input"]["connections"]:
-        assert time.monotonic() < until, running.said
+        assert patience.lasts(), running.said
 
 
 def report(
