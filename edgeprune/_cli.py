@@ -28,6 +28,8 @@ _COMMANDS = {
     "compact": "Write a model without the units that its profile masks, and time it.",
     "verify": "Check a model against its source, and masked against compacted.",
     "bench": "Measure what this machine gains and pays, and compare two such runs.",
+    "run": "Watch or listen all day: answer every sample, and learn in the background.",
+    "ctl": "Ask and steer a running service.",
     "devices": "List and test the microphones and cameras of this computer.",
     "profiles": "List, show, activate, roll back, forget or export profiles.",
 }
@@ -107,6 +109,9 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line of this process, and exit."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - until the end
     for stream in (sys.stdout, sys.stderr):
         # A file name that the terminal's encoding lacks must not end a command.
         if hasattr(stream, "reconfigure"):

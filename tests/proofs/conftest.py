@@ -13,6 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ..devices.live.sound_server import pulse, pulse_server
+from ..edgeprune.conftest import pictures
+
+__all__ = ["pictures", "pulse", "pulse_server"]
+
 HERE = Path(__file__).parent
 Cli = Callable[..., Any]
 

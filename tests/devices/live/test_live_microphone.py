@@ -27,7 +27,8 @@ from edgeprune.devices import (
 )
 from edgeprune.devices import _portaudio as portaudio
 
-from .conftest import Heard, Pulse, Stopwatch, eventually
+from .conftest import Heard, Stopwatch, eventually
+from .sound_server import Pulse
 
 RATE = 16_000
 FAST = LiveTiming(retry_first_s=0.1, retry_most_s=0.5)

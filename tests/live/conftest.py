@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ..devices.live.sound_server import pulse, pulse_server
+from ..edgeprune.conftest import pictures
+from .running import Running
+
+__all__ = ["pictures", "pulse", "pulse_server"]
+
+Run = Callable[..., Running]
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real recordings and pictures."""
+    folder = os.environ.get("EDGEPRUNE_DATA")
+    if not folder:
+        pytest.skip("EDGEPRUNE_DATA is not set: no real data to test with")
+    return Path(folder)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """An empty store. Not tmp_path: the name of a Unix socket has room for 107 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="edgeprune-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def run(home: Path) -> Iterator[Run]:
+    """Start `edgeprune run` with these words; what still runs at the end is killed."""
+    started: list[Running] = []
+
+    def start(*words: object, **options: object) -> Running:
+        running = Running(*words, **{"home": home, **options})  # type: ignore[arg-type]
+        started.append(running)
+        return running
+
+    yield start
+    for running in started:
+        if running.process.poll() is None:
+            running.process.kill()
+            running.end()
