@@ -50,8 +50,8 @@ _HELP = {
 }
 _PERSONALIZE_HELP = {
     "strength": "light: masks, gains and shifts, kilobytes; deep: also re-fitted weights.",
-    "sparsity": "Share of the hidden units to mask; 0.5, or 0.2 with light, if not given.",
-    "min_agreement": "Change nothing if it agrees less than this with the unpruned network.",
+    "sparsity": "Share of the hidden units to mask; as far as the guard allows, if not given.",
+    "min_agreement": "Judge by this least agreement with the unpruned network instead; 0: never.",
 }
 
 
@@ -72,6 +72,7 @@ def _option(name: str, default: Any, text: str) -> Callable[[_Command], _Command
         return click.option(f"{flag}/--no-{flag[2:]}", default=default, help=text)
     kinds: dict[str, Any] = {
         "sparsity": float,
+        "min_agreement": float,
         "threads": int,
         "strength": click.Choice(["light", "deep"]),
     }

@@ -181,4 +181,6 @@ class User:
             raise ValueError(f"it is not of a network of {classes} classes")
         self.counts, self.monitor = counts, monitor
         self.running = None if bias is None else RunningPrior(bias)
-        self.learn_at, self.learned_at_s = learn_at, learned_at_s
+        if counts.personalizations or counts.refusals or counts.failures:
+            self.learn_at = learn_at  # else it is what the settings say now
+        self.learned_at_s = learned_at_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,21 @@ class Usage:
         return cls(memory_mb, files, tasks, ticks / os.sysconf("SC_CLK_TCK"))
 
 
+@contextlib.contextmanager
+def _signals_as_usual() -> Iterator[None]:
+    """A child does not inherit what `nohup` or a shell's background job have ignored here."""
+    asking = (signal.SIGHUP, signal.SIGINT)
+    before = {one: signal.getsignal(one) for one in asking}
+    for one, handler in before.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(one, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
 class Running:
     """The process; its lines are read as they come, each with the moment of its arrival."""
 
@@ -68,13 +84,14 @@ class Running:
         self.lines: list[dict[str, Any]] = []
         self.arrived_s: list[float] = []
         self.said = ""
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "edgeprune", "run", *map(str, words)],
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        with _signals_as_usual():
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "edgeprune", "run", *map(str, words)],
+                env=self.environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         self._changed = threading.Condition()
         self._threads = [threading.Thread(target=one) for one in (self._read, self._listen)]
         for thread in self._threads:
