@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from ._external import FloatArray
 from ._graph import Graph
-from ._plan import groups_in_scope, keep_counts
+from ._light import prune_at_once
+from ._plan import (
+    Site,
+    find_sites,
+    groups_in_scope,
+    keep_counts,
+    read_at_one_site,
+    sites_reading,
+)
 from ._prune import Pruned, PruneJob, best_units, prune_deep, prune_light, prune_masks
 from ._stream import Batches, SampleSource
 from ._watch import Watched, watch
@@ -73,6 +81,10 @@ class _State:
     def __post_init__(self) -> None:
         self.threads = self.settings.threads or default_threads()
         self.budget_bytes = self.settings.memory_mb * 1_000_000
+        groups = groups_in_scope(self.artifact, self.settings.scope)
+        self.keep = keep_counts(
+            groups, self.settings.target_sparsity, self.settings.channel_multiple
+        )
 
     def counter(self, step: str, total: int) -> Callable[[int], None]:
         """A callback that counts towards `total` and reports the share of `step` that is done."""
@@ -126,9 +138,13 @@ def personalize(
     artifact.info.require_single("personalising")
     state = _begin(artifact, source, settings or Settings(), on_progress)
     seen = _watch(state)
-    _normalize(state, seen)
-    pruned = _prune(state, seen)
-    classes = _learn_classes(state, pruned)
+    scores = unit_scores(
+        state.graph, seen.statistics, state.settings.criterion, state.settings.seed
+    )
+    if _normalize(state, seen):
+        seen = _watch_again(state)
+    pruned = _prune(state, scores, seen)
+    classes = _learn_classes(state, seen)
     profile = _profile(state, pruned, classes, parent)
     guard = _guard(state, profile, classes)
     report = Report(
@@ -181,11 +197,44 @@ def _need(usable: int, total: int) -> None:
 def _watch(state: _State) -> Watched:
     count = state.counter("watching", len(state.adapt))
     total = len(state.adapt) + len(state.held_out)
-    seen = watch(state.graph, state.adapt, state.teacher, threads=state.threads, on_samples=count)
+    seen = watch(
+        state.graph,
+        state.adapt,
+        state.teacher,
+        threads=state.threads,
+        sites=_sites_to_watch(state),
+        means=state.settings.criterion == "activation" or _in_one_pass(state.settings),
+        on_samples=count,
+    )
     held = sum(len(batch) for batch in state.held_out)  # read now: an unusable one must not count
     _need(seen.samples + held if seen.samples else 0, total)
     _need_variety(seen.outputs)
     return seen
+
+
+def _watch_again(state: _State) -> Watched:
+    """What the teacher says now that its normalisation was moved."""
+    in_one_pass = _in_one_pass(state.settings)
+    return watch(
+        state.graph,
+        state.adapt,
+        state.teacher,
+        threads=state.threads,
+        sites=sites_reading(state.graph, state.keep) if in_one_pass else (),
+    )
+
+
+def _in_one_pass(settings: Settings) -> bool:
+    light = settings.strength == "light" and settings.repair
+    return light and settings.light_repair == "one_pass"
+
+
+def _sites_to_watch(state: _State) -> list[Site]:
+    """Those whose units are scored, or repaired, by what the statistics pass sees."""
+    settings, groups = state.settings, set(state.keep)
+    if settings.strength == "deep" and settings.repair and settings.criterion == "repair_aware":
+        groups -= set(read_at_one_site(find_sites(state.graph)))  # their layer chooses, later
+    return sites_reading(state.graph, groups)
 
 
 def _need_variety(outputs: FloatArray) -> None:
@@ -198,8 +247,10 @@ def _need_variety(outputs: FloatArray) -> None:
         )
 
 
-def _normalize(state: _State, seen: Watched) -> None:
+def _normalize(state: _State, seen: Watched) -> bool:
     """Move the teacher's normalisation to the user, where the label-free comparison says so.
+
+    Returns whether it did; what was seen of the teacher is out of date then.
 
     On a stream of few classes a re-estimate would take away what tells the classes apart, so it is
     not even tried. Elsewhere it stays if predictions got surer and more varied: if the mutual
@@ -208,11 +259,11 @@ def _normalize(state: _State, seen: Watched) -> None:
     choice = state.settings.normalization
     layers = sum(1 for o in state.artifact.info.operators if o.reference is not None)
     if choice == "off" or not layers:
-        return
+        return False
     before = state.logits(seen.outputs)
     met = effective_classes(estimate_prior(before)) / before.shape[1]
     if choice == "auto" and met < _BALANCED:
-        return
+        return False
     count = state.counter("normalising", layers)
     changed, outputs = renormalize(
         state.graph,
@@ -224,19 +275,18 @@ def _normalize(state: _State, seen: Watched) -> None:
         on_layer=lambda: count(1),
     )
     if choice == "auto" and information(state.logits(outputs)) <= information(before):
-        return
+        return False
     state.normalization = 1.0
     state.normalized = changed
     state.teacher |= changed
+    return True
 
 
-def _prune(state: _State, seen: Watched) -> Pruned:
+def _prune(state: _State, scores: Mapping[str, NDArray[np.float64]], seen: Watched) -> Pruned:
     settings = state.settings
-    groups = groups_in_scope(state.artifact, settings.scope)
-    keep = keep_counts(groups, settings.target_sparsity, settings.channel_multiple)
+    keep = state.keep
     if settings.allocation == "damage" and settings.repair and settings.strength == "deep":
         keep = _allocated(state, keep)
-    scores = unit_scores(state.graph, seen.statistics, settings.criterion, settings.seed)
     count = state.counter("pruning and repairing", len(keep))
     job = PruneJob(
         state.graph,
@@ -252,7 +302,9 @@ def _prune(state: _State, seen: Watched) -> Pruned:
     )
     if not settings.repair:
         return prune_masks(job)
-    return prune_deep(job) if settings.strength == "deep" else prune_light(job)
+    if settings.strength == "deep":
+        return prune_deep(job)
+    return prune_at_once(job, seen.statistics) if _in_one_pass(settings) else prune_light(job)
 
 
 def _allocated(state: _State, keep: Mapping[str, int]) -> Mapping[str, int]:
@@ -269,13 +321,13 @@ def _allocated(state: _State, keep: Mapping[str, int]) -> Mapping[str, int]:
     )
 
 
-def _learn_classes(state: _State, pruned: Pruned) -> _Classes | None:
+def _learn_classes(state: _State, seen: Watched) -> _Classes | None:
     """Read off the teacher which classes the user meets, and what to teach the head."""
     info, settings = state.artifact.info, state.settings
-    if settings.prior == "off" or info.head is None or pruned.features is None:
+    if settings.prior == "off" or info.head is None or seen.features is None:
         return None
-    features = pruned.features.reshape(len(pruned.features), -1)
-    logits = state.logits(pruned.outputs).astype(np.float64)
+    features = seen.features.reshape(len(seen.features), -1)
+    logits = state.logits(seen.outputs).astype(np.float64)
     bias = np.zeros(logits.shape[1])
     if settings.calibrate and not state.normalization:
         bias = usable_bias(logits, features)  # moved normalisation has taken it off already
