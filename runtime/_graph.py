@@ -23,6 +23,7 @@ __all__ = ["Graph"]
 
 WEIGHT_NODE = "edgeprune/"
 _FLOAT_BYTES = 4
+_AXES_ARE_AN_INPUT = 18  # of ReduceMean, from this operator set on
 
 
 class Graph:
@@ -102,31 +103,33 @@ class Graph:
         outputs: Sequence[str],
         tensors: Mapping[str, NDArray[Any]],
         threads: int,
+        extra: Sequence[Any] = (),
     ) -> Any:
         """A session of the part of the model that computes `outputs` from `feeds`.
 
         `tensors` are the network's external tensors; those that the part does not read are ignored.
+        `extra` are nodes that read the model's tensors and make some of the `outputs`.
         """
-        return self._build(feeds, outputs, (), tensors, threads)
+        return self._build(feeds, outputs, extra, tensors, threads)
 
-    def probed_session(
-        self, sites: Sequence[str], tensors: Mapping[str, NDArray[Any]], threads: int
-    ) -> tuple[Any, list[str]]:
-        """A session of the whole model with a pooled probe on each of `sites`.
+    def mean_nodes(self, tensor: str, channel_axis: int) -> tuple[str, list[Any]]:
+        """Nodes that average a tensor over its positions, and the name of what they make.
 
-        Returns:
-            The session and the names of the probes: a tensor's mean over its spatial axes, shape
-            ``(batch, channels, 1, …)``, by GlobalAveragePool, which stays inside ONNX Runtime's
-            blocked layout; tensors without spatial axes are their own probes.
+        GlobalAveragePool stays inside ONNX Runtime's blocked layout. A tensor without positions is
+        its own mean.
         """
-        pooled = [name for name in sites if len(self.shapes[name]) > 2]
-        nodes = [
-            helper.make_node("GlobalAveragePool", [name], [f"edgeprune.probe.{name}"])
-            for name in pooled
-        ]
-        names = [f"edgeprune.probe.{name}" if name in pooled else name for name in sites]
-        outputs = [self.output, *names]
-        return self._build([self.input], outputs, nodes, tensors, threads), names
+        rank = len(self.shapes[tensor])
+        if rank <= 2:
+            return tensor, []
+        name = f"edgeprune.mean.{tensor}"
+        if channel_axis == 1:
+            return name, [helper.make_node("GlobalAveragePool", [tensor], [name])]
+        axes = list(range(1, rank - 1))
+        opset = {entry.domain: entry.version for entry in self.model.opset_import}[""]
+        if opset < _AXES_ARE_AN_INPUT:
+            return name, [helper.make_node("ReduceMean", [tensor], [name], axes=axes)]
+        given = helper.make_node("Constant", [], [f"{name}.axes"], value_ints=axes)
+        return name, [given, helper.make_node("ReduceMean", [tensor, f"{name}.axes"], [name])]
 
     def _build(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,15 @@ from ._graph import Graph
 from .artifact import Operator
 from .scope import Scope, groups_in_scope, keep_counts
 
-__all__ = ["Scope", "Site", "find_sites", "groups_in_scope", "keep_counts", "read_at_one_site"]
+__all__ = [
+    "Scope",
+    "Site",
+    "find_sites",
+    "groups_in_scope",
+    "keep_counts",
+    "read_at_one_site",
+    "sites_reading",
+]
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,11 @@ def find_sites(graph: Graph) -> list[Site]:
         for tensor, operators in readers.items()
     ]
     return sorted(sites, key=lambda site: first_use(graph, site))
+
+
+def sites_reading(graph: Graph, groups: Collection[str]) -> list[Site]:
+    """The sites of `find_sites` that hold units of any of `groups`."""
+    return [site for site in find_sites(graph) if not set(groups).isdisjoint(site.groups)]
 
 
 def first_use(graph: Graph, site: Site) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._external import FloatArray
 from ._graph import Graph
-from ._plan import Site, channel_axis, find_sites, first_use, read_at_one_site
+from ._plan import Site, channel_axis, find_sites, first_use, read_at_one_site, sites_reading
 from ._stream import Batches
 from ._walk import LayerWalk
 from .artifact import Operator
@@ -56,7 +57,6 @@ class PruneJob:
 class Pruned:
     """What pruning changed, by group and by operator.
 
-    ``outputs`` are the teacher's on the samples and ``features`` what its head reads;
     ``head_mixing`` is how the pruned head's input is turned into the dense one's, `head_moments`
     their joint moments where the head is still to lose weights.
     """
@@ -65,8 +65,6 @@ class Pruned:
     gains: dict[str, FloatArray] = field(default_factory=dict)
     shifts: dict[str, FloatArray] = field(default_factory=dict)
     weights: dict[str, FloatArray] = field(default_factory=dict)
-    outputs: FloatArray = field(default_factory=lambda: np.empty(0, np.float32))
-    features: FloatArray | None = None
     head_mixing: Mixing | None = None
     head_moments: CrossMoments | None = None
 
@@ -90,6 +88,7 @@ class _Walker:
             job.graph,
             job.batches,
             {"teacher": job.teacher, "student": self.student},
+            fixed=("teacher",),
             budget_bytes=job.budget_bytes,
             threads=job.threads,
         )
@@ -98,52 +97,36 @@ class _Walker:
         self.result.masks[group] = mask
         self.student[self.info.group_by_name[group].mask] = mask.astype(np.float32)
 
-    def finish(self) -> Pruned:
-        """Keep the teacher's outputs and what its head reads."""
-        graph, head = self.job.graph, self.info.head
-        if head is not None:
-            tensor = self.info.operator_by_name[head].input
-            self.walk.advance(graph.consumed_at(self.info.operator_by_name[head]))
-            self.result.features = self._teacher(tensor)
-        self.result.outputs = self._teacher(graph.output)
-        return self.result
-
-    def _teacher(self, tensor: str) -> FloatArray:
-        return np.concatenate([seen["teacher"] for seen in self.walk.observe(tensor)])
-
 
 def prune_masks(job: PruneJob) -> Pruned:
     """Mask and repair nothing: the control that shows what the repair is worth."""
-    walker = _Walker(job)
-    for group, mask in job.masks.items():
-        walker.mask(group, mask)
-    return walker.finish()
+    return Pruned(masks=dict(job.masks))
 
 
 def prune_deep(job: PruneJob) -> Pruned:
     """Prune site after site and re-fit the consumers' weights, each on its already pruned input."""
     walker = _Walker(job)
-    sites = find_sites(job.graph)
-    choosable = read_at_one_site(sites) if job.choose_here else {}
-    for site in sites:
-        pruned = [name for name in site.groups if name in job.keep]
-        if not pruned:
-            continue
-        walker.walk.advance(first_use(job.graph, site))
-        moments = _observe(walker.walk, site)
-        for name in pruned:
+    choosable = read_at_one_site(find_sites(job.graph)) if job.choose_here else {}
+    sites = sites_reading(job.graph, job.keep)
+    limits = [first_use(job.graph, site) for site in sites]
+    for site, limit, then in zip_longest(sites, limits, limits[1:]):
+        walker.walk.advance(limit)
+        moments = _observe(walker.walk, site, then)
+        for name in site.groups:
+            if name not in job.keep:
+                continue
             if name in choosable:
                 walker.mask(name, _chosen_here(job, site, moments, job.keep[name]))
             elif name not in walker.result.masks:
                 walker.mask(name, job.masks[name])
         _refit(walker, site, moments)
         job.on_layer()
-    return walker.finish()
+    return walker.result
 
 
-def _observe(walk: LayerWalk, site: Site) -> CrossMoments:
+def _observe(walk: LayerWalk, site: Site, then: int | None) -> CrossMoments:
     moments = CrossMoments(len(site.units), len(site.units))
-    for seen in walk.observe(site.tensor):
+    for seen in walk.observe(site.tensor, then=then):
         moments.update(
             rows(seen["student"], site.channel_axis, _ROWS_PER_SAMPLE),
             rows(seen["teacher"], site.channel_axis, _ROWS_PER_SAMPLE),
@@ -190,14 +173,18 @@ def prune_light(job: PruneJob) -> Pruned:
     walker = _Walker(job)
     for group, mask in job.masks.items():
         walker.mask(group, mask)
-    for operator in walker.info.operators:
-        if not any(name in job.masks for name in operator.reads):
-            continue
-        walker.walk.advance(job.graph.consumed_at(operator))
-        gain, shift = _channel_fit(walker.walk, operator)
+    operators = [
+        operator
+        for operator in walker.info.operators
+        if not job.masks.keys().isdisjoint(operator.reads)
+    ]
+    limits = [job.graph.consumed_at(operator) for operator in operators]
+    for operator, limit, then in zip_longest(operators, limits, limits[1:]):
+        walker.walk.advance(limit)
+        gain, shift = _channel_fit(walker.walk, operator, then)
         _correct(walker, operator, gain, shift)
         job.on_layer()
-    return walker.finish()
+    return walker.result
 
 
 def _correct(walker: _Walker, operator: Operator, gain: Float64, shift: Float64) -> None:
@@ -208,10 +195,10 @@ def _correct(walker: _Walker, operator: Operator, gain: Float64, shift: Float64)
     walker.student[operator.shift] = result.shifts[operator.name]
 
 
-def _channel_fit(walk: LayerWalk, operator: Operator) -> tuple[Float64, Float64]:
+def _channel_fit(walk: LayerWalk, operator: Operator, then: int | None) -> tuple[Float64, Float64]:
     channels = operator.out_channels
     student, teacher, both = Moments(channels), Moments(channels), Moments(channels)
-    for seen in walk.observe(operator.output):
+    for seen in walk.observe(operator.output, then=then):
         x = rows(seen["student"], channel_axis(operator), _ROWS_PER_SAMPLE)
         y = rows(seen["teacher"], channel_axis(operator), _ROWS_PER_SAMPLE)
         student.update(x)

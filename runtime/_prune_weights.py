@@ -104,7 +104,7 @@ def prune_weights(job: PruneJob, share: float) -> Pruned:
             elif share:
                 walker.fit(operator, moments)
         job.on_layer()
-    return _finished(walker)
+    return walker.result
 
 
 def _shares(graph: Graph, share: float) -> dict[str, float]:
@@ -121,21 +121,6 @@ def _by_input(operators: Sequence[Operator]) -> list[list[Operator]]:
     for operator in operators:
         found.setdefault(operator.input, []).append(operator)
     return list(found.values())
-
-
-def _finished(walker: _Walker) -> Pruned:
-    graph, result = walker.job.graph, walker.result
-    head = graph.artifact.info.head
-    if head is not None:
-        operator = graph.artifact.info.operator_by_name[head]
-        walker.walk.advance(graph.consumed_at(operator))
-        result.features = _teacher(walker, operator.input)
-    result.outputs = _teacher(walker, graph.output)
-    return result
-
-
-def _teacher(walker: _Walker, tensor: str) -> FloatArray:
-    return np.concatenate([seen["teacher"] for seen in walker.walk.observe(tensor)])
 
 
 def prune_head_weights(

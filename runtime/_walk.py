@@ -3,14 +3,15 @@
 Repair fits each layer while the layers before it are already pruned. Recomputing the whole prefix
 for every layer costs as many forward passes as there are layers. Here the activations of all
 samples are kept at one cut, where the network is narrow, and the cut moves on as the layers are
-done: each node then runs two times at most, whatever the depth. Where the cut would not fit the
+done: each node then runs two times at most, whatever the depth, and only once in a track whose
+tensors never change, because what it is asked for and its next cut come out of one run. Where the cut would not fit the
 memory budget it stays behind, and the stretch from there is recomputed: memory is bounded, the
 result is the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ class LayerWalk:
         batches: its samples, in batches that can be gone over again.
         tracks: for each track its external tensors; the caller changes them as layers are fitted,
             but only those of operators that stand at or after the cut.
+        fixed: those tracks whose tensors the caller never changes.
         budget_bytes: the most that activations kept at a cut may take.
         threads: threads of one operator.
     """
@@ -43,6 +45,7 @@ class LayerWalk:
         batches: Batches,
         tracks: Mapping[str, Mapping[str, NDArray[Any]]],
         *,
+        fixed: Collection[str] = (),
         budget_bytes: int,
         threads: int,
     ) -> None:
@@ -51,19 +54,35 @@ class LayerWalk:
         self.tracks = tracks
         self.budget_bytes = budget_bytes
         self.threads = threads
+        self.fixed = frozenset(fixed)
         self.position = 0
         self.kept_bytes = 0
         self._feeds: tuple[str, ...] = (graph.input,)
         self._kept: dict[str, list[Tensors]] | None = None
+        self._ahead: tuple[int, dict[str, list[Tensors]]] | None = None
 
-    def observe(self, tensor: str) -> Iterator[dict[str, NDArray[np.float32]]]:
-        """Give the values of `tensor` batch by batch, for every track: ``(batch, …)`` float32."""
-        sessions = {track: self._session(track, (tensor,)) for track in self.tracks}
-        for feeds in self._fed():
-            yield {
-                track: self._compute(sessions[track], feeds[track], (tensor,))[tensor]
-                for track in self.tracks
-            }
+    def observe(
+        self, tensor: str, *, then: int | None = None
+    ) -> Iterator[dict[str, NDArray[np.float32]]]:
+        """Give the values of `tensor` batch by batch, for every track: ``(batch, …)`` float32.
+
+        With `then`, the limit that `advance` will be called with next, fixed tracks are moved on in
+        the same run; nothing else may be observed before that.
+        """
+        target = None if then is None else self._narrowest(then)
+        names = () if target is None else self.graph.live(target)
+        wanted = {track: (tensor, *(names if track in self.fixed else ())) for track in self.tracks}
+        runs = {track: self._run(track, outputs) for track, outputs in wanted.items()}
+        ahead: dict[str, list[Tensors]] = {track: [] for track in self.fixed}
+        for index, feeds in enumerate(self._fed()):
+            values = {track: run(feeds[track]) for track, run in runs.items()}
+            if target is not None:
+                for track, kept in ahead.items():
+                    kept.append({name: values[track][name] for name in names})
+                    self._forget(track, index)
+            yield {track: found[tensor] for track, found in values.items()}
+        if target is not None:
+            self._ahead = (target, ahead)
 
     def advance(self, limit: int) -> bool:
         """Move the cut to the narrowest place after it and not beyond `limit`, if that fits.
@@ -74,16 +93,24 @@ class LayerWalk:
         if target is None:
             return False
         names = self.graph.live(target)
-        sessions = {track: self._session(track, names) for track in self.tracks}
-        kept: dict[str, list[Tensors]] = {track: [] for track in self.tracks}
-        for index, feeds in enumerate(self._fed()):
-            for track in self.tracks:
-                kept[track].append(self._compute(sessions[track], feeds[track], names))
-                if self._kept is not None:
-                    self._kept[track][index] = {}  # never two cuts in memory
+        there, kept = self._ahead or (target, {})
+        if there != target:
+            raise ValueError(f"observed up to {there}, but asked to advance to {target}")
+        self._ahead = None
+        runs = {track: self._run(track, names) for track in self.tracks if track not in kept}
+        kept = {track: kept.get(track, []) for track in self.tracks}
+        for index, feeds in enumerate(self._fed() if runs else ()):
+            for track, run in runs.items():
+                kept[track].append(run(feeds[track]))
+                self._forget(track, index)
         self.position, self._feeds, self._kept = target, names, kept
         self.kept_bytes = sum(v.nbytes for t in kept.values() for b in t for v in b.values())
         return True
+
+    def _forget(self, track: str, index: int) -> None:
+        """Drop a batch at the old cut: never two cuts in memory."""
+        if self._kept is not None:
+            self._kept[track][index] = {}
 
     def _narrowest(self, limit: int) -> int | None:
         count = len(self.batches) * len(self.tracks)
@@ -103,17 +130,17 @@ class LayerWalk:
         for index in range(len(next(iter(self._kept.values())))):
             yield {track: kept[index] for track, kept in self._kept.items()}
 
-    def _session(self, track: str, outputs: Sequence[str]) -> Any:
-        wanted = [name for name in outputs if name not in self._feeds]
+    def _run(self, track: str, outputs: Sequence[str]) -> Callable[[Tensors], Tensors]:
+        """What computes `outputs` from what stands at the cut."""
+        wanted = [name for name in dict.fromkeys(outputs) if name not in self._feeds]
+        given = [name for name in outputs if name in self._feeds]
         if not wanted:
-            return None
-        return self.graph.session(self._feeds, wanted, self.tracks[track], self.threads)
+            return lambda feeds: {name: feeds[name] for name in given}
+        session = self.graph.session(self._feeds, wanted, self.tracks[track], self.threads)
+        used = [value.name for value in session.get_inputs()]
 
-    @staticmethod
-    def _compute(session: Any, feeds: Tensors, outputs: Sequence[str]) -> Tensors:
-        known = {name: feeds[name] for name in outputs if name in feeds}
-        if session is None:
-            return known
-        used = {value.name: feeds[value.name] for value in session.get_inputs()}
-        names = [value.name for value in session.get_outputs()]
-        return known | dict(zip(names, run(session, names, used), strict=True))
+        def compute(feeds: Tensors) -> Tensors:
+            values = run(session, wanted, {name: feeds[name] for name in used})
+            return {name: feeds[name] for name in given} | dict(zip(wanted, values, strict=True))
+
+        return compute

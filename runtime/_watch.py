@@ -1,13 +1,15 @@
 """The statistics pass: watching the dense network on the user's samples.
 
-Pooled probes on every site cost about a tenth of a forward pass; single positions are looked at
-only on every `POSITIONS_EVERY`-th batch, where activations leave ONNX Runtime's blocked layout.
+Only what somebody will read is gathered, of the sites that matter. Means come from every sample, by
+pooled probes inside ONNX Runtime's blocked layout. Single positions, whose variance counts, are looked
+at only on every `POSITIONS_EVERY`-th batch, where activations have to leave that layout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +17,12 @@ from numpy.typing import NDArray
 from ._external import FloatArray
 from ._graph import Graph
 from ._ort import run
-from ._plan import Site, find_sites
+from ._plan import Site
 from ._stream import Batches
 from .scoring import SiteStatistics
 from .statistics import Moments, rows
 
-__all__ = ["POSITIONS_EVERY", "Watched", "watch"]
+__all__ = ["POSITIONS_EVERY", "Watched", "Watcher", "watch"]
 
 POSITIONS_EVERY = 8
 _ROWS_PER_SAMPLE = 32
@@ -29,11 +31,115 @@ _SAMPLES_AT_ONCE = 32
 
 @dataclass
 class Watched:
-    """What the statistics pass saw."""
+    """What the statistics pass saw.
+
+    ``statistics`` are by tensor, for every site that was watched; ``outputs`` the network's outputs
+    and ``features`` what its head reads, sample by sample.
+    """
 
     samples: int = 0
     statistics: Mapping[str, SiteStatistics] = field(default_factory=dict)
     outputs: FloatArray = field(default_factory=lambda: np.empty(0, np.float32))
+    features: FloatArray | None = None
+
+
+class Watcher:
+    """A network that gathers statistics while it runs.
+
+    Args:
+        graph: the network.
+        tensors: its external tensors.
+        sites: what to watch; with none of them it only runs.
+        means: gather the means over positions, of every sample.
+        positions: gather single positions, of some samples.
+        threads: threads of one operator.
+
+    Attributes:
+        statistics: by tensor, of all batches that were merged; see `merge`.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        tensors: Mapping[str, FloatArray],
+        sites: Sequence[Site] = (),
+        *,
+        means: bool = True,
+        positions: bool = True,
+        threads: int,
+    ) -> None:
+        self.statistics = {
+            site.tensor: SiteStatistics(Moments(len(site.units)), Moments(len(site.units)))
+            for site in sites
+        }
+        self._sites, self._means = tuple(sites), means
+        self._input = graph.input
+        head = graph.artifact.info.head
+        features = () if head is None else (graph.artifact.info.operator_by_name[head].input,)
+        self._always = (graph.output, *features)
+        made = {s.tensor: graph.mean_nodes(s.tensor, s.channel_axis) for s in sites if means}
+        self._probes = {tensor: name for tensor, (name, _) in made.items()}
+        nodes = [node for _, those in made.values() for node in those]
+        self._pooled = _Part(
+            graph, tensors, (*self._always, *self._probes.values()), nodes, threads
+        )
+        whole = (*self._always, *self.statistics)
+        self._full = _Part(graph, tensors, whole, [], threads) if sites and positions else None
+        self._batches = 0
+        self._waiting: list[Mapping[str, NDArray[np.float32]]] = []
+        self._samples_waiting = 0
+
+    def run(self, batch: NDArray[np.float32]) -> list[FloatArray]:
+        """Run the network; return its output and, where it has a head, what that reads."""
+        looked_into = self._full is not None and self._batches % POSITIONS_EVERY == 0
+        self._batches += 1
+        part = self._full if self._full is not None and looked_into else self._pooled
+        values = part({self._input: batch})
+        if looked_into:
+            self._look_into(values)
+        elif self._probes:
+            self._waiting.append({t: values[name] for t, name in self._probes.items()})
+            self._samples_waiting += len(batch)
+            if self._samples_waiting >= _SAMPLES_AT_ONCE:
+                self.merge()
+        return [values[name] for name in self._always]
+
+    def merge(self) -> None:
+        """Take in the means of the last batches and forget them: one by one they would cost a tenth."""
+        for site in self._sites if self._waiting else ():
+            values = [_mean(each[site.tensor], site.channel_axis) for each in self._waiting]
+            self.statistics[site.tensor].pooled.update(np.concatenate(values))
+        self._waiting, self._samples_waiting = [], 0
+
+    def _look_into(self, values: Mapping[str, NDArray[np.float32]]) -> None:
+        for site in self._sites:
+            value, seen = values[site.tensor], self.statistics[site.tensor]
+            if self._means:
+                seen.pooled.update(_mean(value, site.channel_axis))
+            seen.positions.update(rows(value, site.channel_axis, _ROWS_PER_SAMPLE))
+
+
+class _Part:
+    """A session that gives some of a network's tensors by name."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        tensors: Mapping[str, FloatArray],
+        outputs: Sequence[str],
+        nodes: Sequence[Any],
+        threads: int,
+    ) -> None:
+        self._outputs = list(dict.fromkeys(outputs))
+        self._session = graph.session([graph.input], self._outputs, tensors, threads, nodes)
+
+    def __call__(self, feeds: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        return dict(zip(self._outputs, run(self._session, self._outputs, feeds), strict=True))
+
+
+def _mean(value: NDArray[np.float32], channel_axis: int) -> NDArray[np.float32]:
+    moved = np.moveaxis(value, channel_axis, 1)
+    return np.asarray(moved.reshape(*moved.shape[:2], -1).mean(2), np.float32)
 
 
 def watch(
@@ -42,70 +148,30 @@ def watch(
     tensors: Mapping[str, FloatArray],
     *,
     threads: int,
+    sites: Sequence[Site] = (),
+    means: bool = True,
+    positions: bool = True,
     on_samples: Callable[[int], None] = lambda _: None,
 ) -> Watched:
-    """Run the network once over all samples and gather statistics of every site.
+    """Run the network once over all samples and gather statistics.
 
     Args:
         graph: the network.
         batches: the user's samples.
         tensors: the network's external tensors.
         threads: threads of one operator.
+        sites, means, positions: what to gather, see `Watcher`.
         on_samples: called with the number of samples after each batch.
-
-    Returns:
-        Moments by site and the network's outputs.
     """
-    sites = find_sites(graph)
-    names = [site.tensor for site in sites]
-    pooled, probes = graph.probed_session(names, tensors, threads)
-    full = graph.session([graph.input], [graph.output, *names], tensors, threads)
-    statistics = {
-        site.tensor: SiteStatistics(Moments(len(site.units)), Moments(len(site.units)))
-        for site in sites
-    }
-    seen = Watched(statistics=statistics)
-    outputs: list[FloatArray] = []
-    waiting: list[list[NDArray[np.float32]]] = []
-    for number, batch in enumerate(batches):
-        feeds = {graph.input: batch}
-        if number % POSITIONS_EVERY == 0:
-            output, *values = run(full, [graph.output, *names], feeds)
-            for site, value in zip(sites, values, strict=True):
-                _update_both(statistics[site.tensor], value, site.channel_axis)
-        else:
-            output, *values = run(pooled, [graph.output, *probes], feeds)
-            waiting.append(values)
-            if len(waiting) * len(batch) >= _SAMPLES_AT_ONCE:
-                _merge(sites, waiting, statistics)
-        outputs.append(output)
+    watcher = Watcher(graph, tensors, sites, means=means, positions=positions, threads=threads)
+    seen = Watched(statistics=watcher.statistics)
+    found: list[list[FloatArray]] = []
+    for batch in batches:
+        found.append(watcher.run(batch))
         seen.samples += len(batch)
         on_samples(len(batch))
-    _merge(sites, waiting, statistics)
-    if outputs:
-        seen.outputs = np.concatenate(outputs)
+    watcher.merge()
+    if found:
+        seen.outputs, *features = (np.concatenate(part) for part in zip(*found, strict=True))
+        seen.features = features[0] if features else None
     return seen
-
-
-def _merge(
-    sites: list[Site],
-    waiting: list[list[NDArray[np.float32]]],
-    statistics: Mapping[str, SiteStatistics],
-) -> None:
-    """Take in the probes of some batches and forget them: one by one they would cost a tenth."""
-    if not waiting:
-        return
-    for site, values in zip(sites, zip(*waiting, strict=True), strict=True):
-        together = np.concatenate([_pooled(value, site.channel_axis) for value in values])
-        statistics[site.tensor].pooled.update(together)
-    waiting.clear()
-
-
-def _pooled(value: NDArray[np.float32], channel_axis: int) -> NDArray[np.float32]:
-    moved = np.moveaxis(value, channel_axis, 1)
-    return np.asarray(moved.reshape(*moved.shape[:2], -1).mean(2), np.float32)
-
-
-def _update_both(statistics: SiteStatistics, value: NDArray[np.float32], channel_axis: int) -> None:
-    statistics.pooled.update(_pooled(value, channel_axis))
-    statistics.positions.update(rows(value, channel_axis, _ROWS_PER_SAMPLE))

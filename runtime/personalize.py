@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from ._external import FloatArray
 from ._graph import Graph
-from ._plan import groups_in_scope, keep_counts
+from ._light import prune_at_once
+from ._plan import (
+    Site,
+    find_sites,
+    groups_in_scope,
+    keep_counts,
+    read_at_one_site,
+    sites_reading,
+)
 from ._prune import Pruned, PruneJob, best_units, prune_deep, prune_light, prune_masks
 from ._prune_weights import prune_head_weights, prune_weights, weight_steps
 from ._stream import Batches, SampleSource
@@ -78,13 +86,22 @@ class _State:
     normalization: float = 0.0
     normalized: dict[str, FloatArray] = field(default_factory=dict)
     curves: Mapping[str, DamageCurve] | None = None
-    earlier: ClassHistory | None = None
+    stream: NDArray[np.floating] = field(default_factory=lambda: np.empty(0, np.float32))
+    scores: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     classes: _Classes | None = None
-    learnt: bool = False
 
     def __post_init__(self) -> None:
         self.threads = self.settings.threads or default_threads()
         self.budget_bytes = self.settings.memory_mb * 1_000_000
+        self.may_lose = self._groups_that_may_lose()
+
+    def _groups_that_may_lose(self) -> set[str]:
+        """Groups that lose units at one of the sparsities that are tried."""
+        if self.settings.granularity == "weight":
+            return set()
+        groups = groups_in_scope(self.artifact, self.settings.scope)
+        most = max(self.settings.sparsities)
+        return set(keep_counts(groups, most, self.settings.channel_multiple))
 
     def counter(self, step: str, total: int) -> Callable[[int], None]:
         """A callback that counts towards `total` and reports the share of `step` that is done."""
@@ -146,10 +163,15 @@ def personalize(
     started = time.perf_counter()
     artifact.info.require_single("personalising")
     state = _begin(artifact, source, settings or Settings(), on_progress)
-    state.earlier = earlier
     seen = _watch(state)
-    _need_information(state, seen)
-    _normalize(state, seen)
+    state.stream = state.logits(seen.outputs)
+    _need_information(state)
+    state.scores = unit_scores(
+        state.graph, seen.statistics, state.settings.criterion, state.settings.seed
+    )
+    if _normalize(state, seen):
+        seen = _watch_again(state)
+    state.classes = _remember(earlier, _learn_classes(state, seen), len(state.adapt))
     made, tried = _as_far_as_allowed(state, seen, parent)
     report = Report(
         samples_seen=len(source),
@@ -199,17 +221,15 @@ def _refusal(tried: Sequence[Tried], why_not: str) -> str:
 
 
 def _made(state: _State, seen: Watched, share: float, parent: int | None) -> _Made:
-    weights = state.settings.granularity == "weight"
-    job, pruned = _prune_weights(state, share) if weights else (None, _prune(state, seen, share))
-    if not state.learnt:
-        state.learnt = True
-        state.classes = _remember(state.earlier, _learn_classes(state, pruned), len(state.adapt))
-    if job is not None:
+    if state.settings.granularity == "weight":
+        job, pruned = _prune_weights(state, share)
         known = state.classes
         update, prior = (None, None) if known is None else (known.head, known.prior)
         prune_head_weights(job, pruned, share, update, prior)
+    else:
+        pruned = _prune(state, seen, share)
     profile = _profile(state, pruned, state.classes, parent)
-    return _Made(profile, _guard(state, seen, pruned, profile))
+    return _Made(profile, _guard(state, pruned, profile))
 
 
 def _begin(
@@ -247,11 +267,44 @@ def _need(usable: int, total: int) -> None:
 def _watch(state: _State) -> Watched:
     count = state.counter("watching", len(state.adapt))
     total = len(state.adapt) + len(state.held_out)
-    seen = watch(state.graph, state.adapt, state.teacher, threads=state.threads, on_samples=count)
+    seen = watch(
+        state.graph,
+        state.adapt,
+        state.teacher,
+        threads=state.threads,
+        sites=_sites_to_watch(state),
+        means=state.settings.criterion == "activation" or _in_one_pass(state.settings),
+        on_samples=count,
+    )
     held = sum(len(batch) for batch in state.held_out)  # read now: an unusable one must not count
     _need(seen.samples + held if seen.samples else 0, total)
     _need_variety(seen.outputs)
     return seen
+
+
+def _watch_again(state: _State) -> Watched:
+    """What the teacher says now that its normalisation was moved."""
+    in_one_pass = _in_one_pass(state.settings)
+    return watch(
+        state.graph,
+        state.adapt,
+        state.teacher,
+        threads=state.threads,
+        sites=sites_reading(state.graph, state.may_lose) if in_one_pass else (),
+    )
+
+
+def _in_one_pass(settings: Settings) -> bool:
+    light = settings.strength == "light" and settings.repair
+    return light and settings.light_repair == "one_pass"
+
+
+def _sites_to_watch(state: _State) -> list[Site]:
+    """Those whose units are scored, or repaired, by what the statistics pass sees."""
+    settings, groups = state.settings, set(state.may_lose)
+    if settings.strength == "deep" and settings.repair and settings.criterion == "repair_aware":
+        groups -= set(read_at_one_site(find_sites(state.graph)))  # their layer chooses, later
+    return sites_reading(state.graph, groups)
 
 
 def _need_variety(outputs: FloatArray) -> None:
@@ -264,15 +317,17 @@ def _need_variety(outputs: FloatArray) -> None:
         )
 
 
-def _need_information(state: _State, seen: Watched) -> None:
+def _need_information(state: _State) -> None:
     """Refuse a stream that the guard would refuse whatever is made of it, before the work."""
-    why_not = too_uniform(distinctness(state.logits(seen.outputs)))
+    why_not = too_uniform(distinctness(state.stream))
     if state.settings.min_agreement is None and why_not is not None:
         raise GuardRefused(f"{why_not} Nothing was changed. {_MORE_SAMPLES}")
 
 
-def _normalize(state: _State, seen: Watched) -> None:
+def _normalize(state: _State, seen: Watched) -> bool:
     """Move the teacher's normalisation to the user, where the label-free comparison says so.
+
+    Returns whether it did; what was seen of the teacher is out of date then.
 
     On a stream of few classes a re-estimate would take away what tells the classes apart, so it is
     not even tried. Elsewhere it stays if predictions got surer and more varied: if the mutual
@@ -281,11 +336,11 @@ def _normalize(state: _State, seen: Watched) -> None:
     choice = state.settings.normalization
     layers = sum(1 for o in state.artifact.info.operators if o.reference is not None)
     if choice == "off" or not layers:
-        return
+        return False
     before = state.logits(seen.outputs)
     met = effective_classes(estimate_prior(before)) / before.shape[1]
     if choice == "auto" and met < _BALANCED:
-        return
+        return False
     count = state.counter("normalising", layers)
     changed, outputs = renormalize(
         state.graph,
@@ -297,10 +352,11 @@ def _normalize(state: _State, seen: Watched) -> None:
         on_layer=lambda: count(1),
     )
     if choice == "auto" and information(state.logits(outputs)) <= information(before):
-        return
+        return False
     state.normalization = 1.0
     state.normalized = changed
     state.teacher |= changed
+    return True
 
 
 def _prune(state: _State, seen: Watched, share: float) -> Pruned:
@@ -309,14 +365,13 @@ def _prune(state: _State, seen: Watched, share: float) -> Pruned:
     keep = keep_counts(groups, share, settings.channel_multiple)
     if settings.allocation == "damage" and settings.repair and settings.strength == "deep":
         keep = _allocated(state, keep)
-    scores = unit_scores(state.graph, seen.statistics, settings.criterion, settings.seed)
     count = state.counter("pruning and repairing", len(keep))
     job = PruneJob(
         state.graph,
         state.adapt,
         state.teacher,
         keep,
-        {name: best_units(scores[name], units) for name, units in keep.items()},
+        {name: best_units(state.scores[name], units) for name, units in keep.items()},
         choose_here=settings.criterion == "repair_aware",
         ridge=settings.ridge,
         budget_bytes=state.budget_bytes,
@@ -325,7 +380,9 @@ def _prune(state: _State, seen: Watched, share: float) -> Pruned:
     )
     if not settings.repair:
         return prune_masks(job)
-    return prune_deep(job) if settings.strength == "deep" else prune_light(job)
+    if settings.strength == "deep":
+        return prune_deep(job)
+    return prune_at_once(job, seen.statistics) if _in_one_pass(settings) else prune_light(job)
 
 
 def _prune_weights(state: _State, share: float) -> tuple[PruneJob, Pruned]:
@@ -367,13 +424,13 @@ def _measured_curves(state: _State, groups: frozenset[str]) -> Mapping[str, Dama
     )
 
 
-def _learn_classes(state: _State, pruned: Pruned) -> _Classes | None:
+def _learn_classes(state: _State, seen: Watched) -> _Classes | None:
     """Read off the teacher which classes the user meets, and what to teach the head."""
     info, settings = state.artifact.info, state.settings
-    if settings.prior == "off" or info.head is None or pruned.features is None:
+    if settings.prior == "off" or info.head is None or seen.features is None:
         return None
-    features = pruned.features.reshape(len(pruned.features), -1)
-    logits = state.logits(pruned.outputs).astype(np.float64)
+    features = seen.features.reshape(len(seen.features), -1)
+    logits = state.logits(seen.outputs).astype(np.float64)
     bias = np.zeros(logits.shape[1])
     if settings.calibrate and not state.normalization:
         bias = usable_bias(logits, features)  # moved normalisation has taken it off already
@@ -477,7 +534,7 @@ def _taught_head(
     return (current + (added if head.out_axis == 0 else added.T)).astype(np.float32), offset
 
 
-def _guard(state: _State, seen: Watched, pruned: Pruned, profile: Profile) -> GuardReport:
+def _guard(state: _State, pruned: Pruned, profile: Profile) -> GuardReport:
     """Compare with the dense network, and with it taught the same way: what harms is told apart.
 
     Networks that are the same run once.
@@ -494,4 +551,4 @@ def _guard(state: _State, seen: Watched, pruned: Pruned, profile: Profile) -> Gu
     if not outputs:
         _need(0, len(state.held_out))
     logits = [np.concatenate(part) for part in zip(*outputs, strict=True)]
-    return judge(logits[0], logits[1], logits[-1], state.logits(seen.outputs))
+    return judge(logits[0], logits[1], logits[-1], state.stream)

@@ -44,7 +44,11 @@ def log_softmax(logits: NDArray[np.floating]) -> Float64:
 
 def softmax(logits: NDArray[np.floating]) -> Float64:
     """Class probabilities over the last axis, float64."""
-    return np.exp(log_softmax(logits))
+    wide = logits.astype(np.float64)
+    wide -= wide.max(-1, keepdims=True)
+    np.exp(wide, out=wide)
+    wide /= wide.sum(-1, keepdims=True)
+    return np.asarray(wide, np.float64)
 
 
 def estimate_prior(
@@ -70,9 +74,9 @@ def estimate_prior(
     probabilities = softmax(logits)
     prior = np.full(classes, 1.0 / classes) if start is None else start
     for _ in range(iterations):
-        joint = probabilities * prior
-        posterior = joint / joint.sum(1, keepdims=True)
-        updated = posterior.mean(0)
+        # The mean of the posteriors, without writing them down: two products, no matrix.
+        evidence = probabilities @ prior
+        updated = prior * ((1.0 / evidence) @ probabilities) / len(probabilities)
         change = float(np.abs(updated - prior).sum())
         prior = updated
         if change < _TOLERANCE:

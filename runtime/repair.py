@@ -38,6 +38,7 @@ __all__ = [
 Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
+_COMPACT_BELOW = 0.7
 _BLOCKS = 48  # elimination steps; each removes a block of units and updates the rest exactly
 
 
@@ -136,22 +137,40 @@ class Elimination:
         units = len(moments.mean_x)
         damped = damping(moments, ridge) * np.eye(units)
         self.alive = np.arange(units)
+        self._rows = np.arange(units)  # where the units that are left stand in the matrices
         self._inverse = np.linalg.inv(moments.xx + damped)
-        self._fitted = outgoing @ ((moments.yx + damped) @ self._inverse)
+        self._fitted = (outgoing @ (moments.yx + damped)) @ self._inverse
 
     def remove(self, count: int) -> float:
         """Remove the `count` units whose loss costs least; return the squared error that adds."""
-        inverse, fitted = self._inverse, self._fitted
-        cost = (fitted**2).sum(0) / np.diag(inverse)
-        gone = np.argpartition(cost, count - 1)[:count]
-        stay = np.setdiff1d(np.arange(len(self.alive)), gone)
-        block = inverse[np.ix_(gone, gone)]
-        gain = np.linalg.solve(block, inverse[np.ix_(gone, stay)])
-        added = float((np.linalg.solve(block, fitted[:, gone].T) * fitted[:, gone].T).sum())
-        self._fitted = fitted[:, stay] - fitted[:, gone] @ gain
-        self._inverse = inverse[np.ix_(stay, stay)] - inverse[np.ix_(stay, gone)] @ gain
-        self.alive = self.alive[stay]
+        rows = self._rows
+        energy = np.einsum("oi,oi->i", self._fitted, self._fitted)
+        cost = energy[rows] / np.diag(self._inverse)[rows]
+        least = np.argpartition(cost, count - 1)[:count]
+        added = self._take_out(rows[least])
+        self.alive, self._rows = np.delete(self.alive, least), np.delete(rows, least)
+        if len(self._rows) < _COMPACT_BELOW * len(self._inverse):
+            self._compact()
         return added
+
+    def _take_out(self, gone: NDArray[np.int64]) -> float:
+        """Update both matrices in place; the rows and columns of what is gone become zero.
+
+        To leave them there is several times cheaper than to copy the rest at every step.
+        """
+        inverse, fitted = self._inverse, self._fitted
+        removed = fitted[:, gone]
+        gain = np.linalg.solve(inverse[np.ix_(gone, gone)], np.hstack([inverse[gone], removed.T]))
+        gain, answer = gain[:, : len(inverse)], gain[:, len(inverse) :]
+        inverse -= inverse[:, gone] @ gain
+        fitted -= removed @ gain
+        return float(np.vdot(answer, removed.T))
+
+    def _compact(self) -> None:
+        rows = self._rows
+        self._inverse = self._inverse[np.ix_(rows, rows)]
+        self._fitted = self._fitted[:, rows]
+        self._rows = np.arange(len(rows))
 
 
 def repair_aware_mask(moments: CrossMoments, outgoing: Float64, keep: int, ridge: float) -> Bool:

@@ -26,27 +26,24 @@ Float64 = NDArray[np.float64]
 class SiteStatistics:
     """What the channels of a site's tensor did on the user's data.
 
-    ``pooled`` holds moments of each sample's mean over positions, from every sample; ``positions``
-    those of single positions, from a share of the samples.
+    ``pooled`` holds moments of each sample's mean over all positions; ``positions`` those of a few
+    single positions of each sample, whose variance counts.
     """
 
     pooled: Moments
     positions: Moments
 
 
-def _channel_scores(
-    site: Site, statistics: SiteStatistics, weights: Float64, criterion: Criterion
-) -> Float64:
-    positions = statistics.positions
+def _channel_scores(statistics: SiteStatistics, weights: Float64, criterion: Criterion) -> Float64:
     if criterion == "activation":
         # The paper's rule (Fine-Pruning, arXiv 2602.18507): what is seldom active goes.
         return np.abs(statistics.pooled.mean)
     if criterion == "wanda":
         # Wanda (arXiv 2306.11695), summed over the outgoing weights of a unit.
-        rms = np.sqrt(positions.variance + positions.mean**2)
+        rms = np.sqrt(statistics.positions.variance + statistics.pooled.mean**2)
         return np.asarray(rms * np.abs(weights).sum(0))
     # What a mean folded into the bias cannot replace (FLAP, arXiv 2312.11983).
-    return np.asarray(positions.variance * (weights**2).sum(0))
+    return np.asarray(statistics.positions.variance * (weights**2).sum(0))
 
 
 def unit_scores(
@@ -56,7 +53,7 @@ def unit_scores(
 
     Args:
         graph: the network.
-        statistics: by tensor, for every site.
+        statistics: by tensor; a site without any adds nothing.
         criterion: ``variance`` (variance times squared outgoing weights), ``activation`` (mean
             activation), ``wanda`` (root mean square times absolute outgoing weights), ``random``;
             ``repair_aware`` scores at its layer and falls back to ``variance`` here.
@@ -72,13 +69,15 @@ def unit_scores(
     scores = {group.name: np.zeros(group.units) for group in groups}
     tensors = graph.artifact.tensors
     for site in find_sites(graph):
+        if site.tensor not in statistics:
+            continue
         weights = np.concatenate(
             [
                 weight_matrix(tensors[op.weight], op).transpose(0, 2, 1).reshape(-1, op.in_channels)
                 for op in site.operators
             ]
         )
-        per_channel = _channel_scores(site, statistics[site.tensor], weights, criterion)
+        per_channel = _channel_scores(statistics[site.tensor], weights, criterion)
         _add_to_units(site, per_channel, scores)
     return scores
 

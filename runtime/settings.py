@@ -61,6 +61,9 @@ class Settings:
             expectation maximisation (``em``), or not at all.
         calibrate: take off the logits what the stream puts on all of them, where normalisation was
             not moved and neighbours still agree after it: see `edgeprune.runtime.calibrate`.
+        light_repair: how strength ``light`` corrects gains and shifts: layer after layer on the pruned
+            network (``walk``), or from the statistics pass alone (``one_pass``), which takes hardly
+            longer than inference and bears less: docs/method.md has the figures.
         repair: False masks units and repairs nothing: a control for comparisons.
         channel_multiple: the number of kept units is rounded to a multiple of this.
         ridge: pull of the repair towards no change, relative to the mean variance.
@@ -86,6 +89,7 @@ class Settings:
     normalization: Literal["auto", "on", "off"] = "auto"
     prior: Literal["graph", "em", "off"] = "graph"
     calibrate: bool = True
+    light_repair: Literal["walk", "one_pass"] = "walk"
     repair: bool = True
     channel_multiple: int = 8
     ridge: float = 0.1
@@ -109,6 +113,7 @@ class Settings:
             "allocation": self.allocation in ("damage", "uniform"),
             "normalization": self.normalization in ("auto", "on", "off"),
             "prior": self.prior in ("graph", "em", "off"),
+            "light_repair": self.light_repair in ("one_pass", "walk"),
             "channel_multiple": self.channel_multiple >= 1,
             "ridge": math.isfinite(self.ridge) and self.ridge > 0,
             "max_samples": self.max_samples >= 10,

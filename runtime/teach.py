@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .prior import log_softmax
+from .prior import log_softmax, softmax
 
 __all__ = ["HeadUpdate", "fit_head", "neighbours", "propagate"]
 
@@ -69,10 +69,10 @@ def propagate(
     for _ in range(_ROUNDS):
         scores = unary + affinity @ labels
         for _ in range(_BALANCE_ROUNDS if balance else 0):
-            shares = np.exp(log_softmax(scores - handicap)).mean(0)
+            shares = softmax(scores - handicap).mean(0)
             wanted = balance * np.log(shares * unary.shape[1] + _LEAST_SHARE)
             handicap = (handicap + wanted) / 2
-        labels = np.exp(log_softmax(scores - handicap))
+        labels = softmax(scores - handicap)
     return labels
 
 

@@ -17,7 +17,7 @@ from .._probe import Feeds, masked_tensors, random_feeds
 from .._timing import Limits, Timing, measure
 from ..runtime._graph import Graph
 from ..runtime._ort import make_session, run
-from ..runtime._plan import Scope
+from ..runtime._plan import Scope, groups_in_scope, sites_reading
 from ..runtime._stream import Batches
 from ..runtime._watch import POSITIONS_EVERY, watch
 from ..runtime.artifact import Artifact
@@ -82,7 +82,7 @@ def latency(
         for count in threads:
             for batch in batches:
                 prefix = f"threads {count}, batch {batch}: "
-                cell = _Cell(artifact, forms, count, batch, limits, seed, on_progress)
+                cell = _Cell(artifact, forms, count, batch, limits, seed, scope, on_progress)
                 for timing, found in cell.measured(prefix, statistics and artifact.info.single):
                     rows += found
                     remarks |= {f"{prefix}{remark}": None for remark in timing.remarks}
@@ -126,6 +126,7 @@ class _Cell:
     batch: int
     limits: Limits
     seed: int
+    scope: Scope
     on_progress: OnProgress
 
     def measured(self, prefix: str, statistics: bool) -> Iterator[tuple[Timing, list[Row]]]:
@@ -176,6 +177,8 @@ class _Cell:
             for batch in batches:
                 run(session, None, {graph.input: batch})
 
+        groups = groups_in_scope(artifact, self.scope)
+        sites = sites_reading(graph, {group.name for group in groups})
         first, second = (make_session(artifact.graph, tensors, threads=threads) for _ in range(2))
         limits = replace(
             self.limits, fewest=_FEWEST_PASSES, most=2 * _FEWEST_PASSES, warm_up=1, settle_s=0.0
@@ -183,7 +186,9 @@ class _Cell:
         return measure(
             {
                 "plain loop": partial(plain, first),
-                "statistics pass": lambda: watch(graph, batches, tensors, threads=threads),
+                "statistics pass": lambda: watch(
+                    graph, batches, tensors, threads=threads, sites=sites
+                ),
             },
             reference="plain loop",
             control=partial(plain, second),

@@ -145,18 +145,6 @@ def test_live_bytes_are_those_of_the_values(network):
         assert graph.live_bytes(position) == size / len(batch)
 
 
-def test_probes_are_means_over_positions(network):
-    graph, tensors, batch = network
-    sites = [site.tensor for site in find_sites(graph)]
-    session, probes = graph.probed_session(sites, tensors, 1)
-    values = run(session, [graph.output, *probes], {graph.input: batch})
-    everything = whole(graph, tensors, batch, [graph.output, *sites])
-    np.testing.assert_allclose(values[0], everything[graph.output], rtol=1e-5, atol=1e-5)
-    for site, value in zip(sites, values[1:], strict=True):
-        wanted = everything[site].reshape(*everything[site].shape[:2], -1).mean(2)
-        np.testing.assert_allclose(value.reshape(wanted.shape), wanted, rtol=1e-4, atol=1e-5)
-
-
 def observed(graph: Graph, batches: Batches, tracks: Any, budget: int) -> dict[str, Any]:
     """Walk along all sites; everything seen, by site and track. The budget is checked."""
     walk = LayerWalk(graph, batches, tracks, budget_bytes=budget, threads=1)

@@ -1,0 +1,95 @@
+"""Watching a network: it says what it always says, and the statistics are those of its tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from edgeprune.runtime._graph import Graph
+from edgeprune.runtime._ort import make_session, run
+from edgeprune.runtime._plan import find_sites, groups_in_scope, sites_reading
+from edgeprune.runtime._stream import Batches
+from edgeprune.runtime._watch import POSITIONS_EVERY, Watcher, watch
+from edgeprune.runtime.statistics import rows
+
+
+@pytest.fixture(params=["residual", "digits"])
+def network(request, pictures, demo):
+    """A graph and its samples."""
+    artifact = request.getfixturevalue(request.param)
+    return Graph(artifact), pictures if request.param == "residual" else demo.adapt
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_watching_changes_no_output(network, size):
+    graph, samples = network
+    tensors = graph.artifact.tensors
+    batches = Batches(samples, range(20), size, graph.artifact.info.input_shape)
+    seen = watch(graph, batches, tensors, threads=1, sites=find_sites(graph))
+    session = make_session(graph.artifact.graph, tensors)
+    wanted = np.concatenate([run(session, [graph.output], {graph.input: b})[0] for b in batches])
+    np.testing.assert_allclose(seen.outputs, wanted, rtol=1e-5, atol=1e-5)
+    assert seen.samples == 20
+    assert set(seen.statistics) == {site.tensor for site in find_sites(graph)}
+    head = graph.artifact.info.operator_by_name[graph.artifact.info.head]
+    read = graph.session([graph.input], [head.input], tensors, 1)
+    features = np.concatenate([run(read, None, {graph.input: b})[0] for b in batches])
+    np.testing.assert_allclose(seen.features, features, rtol=1e-5, atol=1e-5)
+
+
+def test_means_are_of_all_samples_and_positions_of_some(network):
+    graph, samples = network
+    tensors = graph.artifact.tensors
+    batches = Batches(samples, range(len(samples)), 8, graph.artifact.info.input_shape)
+    sites = find_sites(graph)
+    seen = watch(graph, batches, tensors, threads=1, sites=sites).statistics
+    session = graph.session([graph.input], [site.tensor for site in sites], tensors, 1)
+    everything = [run(session, None, {graph.input: batch}) for batch in batches]
+    for site, values in zip(sites, zip(*everything, strict=True), strict=True):
+        moved = np.moveaxis(np.concatenate(values), site.channel_axis, 1)
+        mean = moved.reshape(*moved.shape[:2], -1).mean((0, 2), dtype=np.float64)
+        np.testing.assert_allclose(seen[site.tensor].pooled.mean, mean, rtol=1e-4, atol=1e-5)
+        looked_into = [rows(v, site.channel_axis, 32) for v in values[::POSITIONS_EVERY]]
+        picked = np.concatenate(looked_into).astype(np.float64)
+        positions = seen[site.tensor].positions
+        assert positions.count == len(picked)
+        np.testing.assert_allclose(positions.mean, picked.mean(0), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(positions.variance, picked.var(0), rtol=1e-4, atol=1e-5)
+
+
+def test_only_what_is_asked_for_is_watched(residual, pictures):
+    graph = Graph(residual)
+    groups = {group.name for group in groups_in_scope(residual, "hidden")}
+    sites = sites_reading(graph, groups)
+    assert 0 < len(sites) < len(find_sites(graph))
+    watcher = Watcher(graph, residual.tensors, sites, threads=1)
+    watcher.run(np.stack([pictures[0]]))
+    watcher.merge()
+    assert set(watcher.statistics) == {site.tensor for site in sites}
+    assert all(seen.pooled.count == 1 for seen in watcher.statistics.values())
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+@pytest.mark.parametrize(("shape", "axis"), [((2, 5), 1), ((3, 4, 9), 1), ((3, 9, 4), -1)])
+def test_means_are_over_positions_whatever_the_layout(shape, axis, opset):
+    graph = object.__new__(Graph)
+    graph.shapes = {"x": (None, *shape[1:])}
+    graph.model = helper.make_model(
+        helper.make_graph([], "none", [], []), opset_imports=[helper.make_opsetid("", opset)]
+    )
+    name, nodes = graph.mean_nodes("x", axis)
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    if not nodes:
+        assert name == "x"
+        return
+    made = helper.make_graph(
+        nodes,
+        "mean",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    value = run(make_session(model.SerializeToString()), [name], {"x": x})[0]
+    wanted = x.mean(2 if axis == 1 else 1)
+    np.testing.assert_allclose(value.reshape(wanted.shape), wanted, rtol=1e-5, atol=1e-6)
