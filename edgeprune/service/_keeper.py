@@ -84,6 +84,10 @@ class Keeper:
             total -= other.reservoir.size_bytes
             other.reservoir.forget()
 
+    def is_forgotten(self, user: User) -> bool:
+        """Whether the user's profile was erased by another program."""
+        return not self._file(user.name).there()
+
     def anew(self, user: User) -> User:
         """Replace a user who was forgotten by one of that name of whom nothing is known."""
         with self._lock:
@@ -150,7 +154,7 @@ class Keeper:
 
     def _look_after(self, user: User, on_forgotten: Callable[[User], None], *, save: bool) -> None:
         try:
-            if not self._file(user.name).there():
+            if self.is_forgotten(user):
                 on_forgotten(user)
             elif save:
                 self._write(user)

@@ -231,6 +231,9 @@ class Service:
         """Take over what the worker made; on the learner's thread."""
         serving = None
         user = self._keeper.user(learning.profile)
+        if self._keeper.is_forgotten(user):
+            self._forgotten(user)
+            return
         if result.outcome == "saved" and result.generation is not None:
             try:
                 serving = self._personalized(user, result.generation)

@@ -25,6 +25,7 @@ from edgeprune.runtime.guard import (
 )
 from edgeprune.runtime.normalize import corrected_gain_shift, renormalize
 from edgeprune.runtime.prior import (
+    ClassHistory,
     effective_classes,
     estimate_prior,
     information,
@@ -437,3 +438,17 @@ def test_speakers_that_the_network_knows_need_little(digits, fsdd, demo):
     changed, _ = renormalized(digits, fsdd.adapt, 1.0)
     for operator, mean, std in deviations(digits, changed, fsdd.adapt):
         assert max(mean.max(), std.max()) < 2e-3, operator
+
+
+def test_an_estimate_goes_on_from_an_earlier_one():
+    logits = np.random.default_rng(0).normal(size=(60, 7)) * 2
+    whole = estimate_prior(logits)
+    half = estimate_prior(logits, iterations=5)
+    assert np.abs(half - whole).sum() > 1e-3
+    np.testing.assert_allclose(estimate_prior(logits, start=half), whole, atol=1e-3)
+
+
+def test_a_history_fades_by_its_weight():
+    earlier, now = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    blended = ClassHistory(earlier, 10.0).blend(now, 40)
+    np.testing.assert_allclose(blended, [0.2, 0.8])

@@ -116,6 +116,24 @@ def test_forgetting_from_outside_erases_what_a_running_service_knows(
     assert list(state_file.parent.glob("*.safetensors")) == []
 
 
+def test_what_is_learnt_of_somebody_forgotten_is_erased_too(
+    make: Make,
+    sounds: Sounds,
+    events: Events,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edgeprune.service._keeper._LOOK_S", 1000.0)  # it will not look by itself
+    service = quiet(make)
+    feed(service, sounds.arrays, 60)
+    service.personalize_now()
+    ProfileStore(tmp_path / "profiles").forget(Artifact.open(MODEL).info.model_id, "anna")
+    events.wait("forgotten")
+    assert "personalized" not in events.kinds
+    assert service.status()["generation"] == 0
+    assert list(tmp_path.rglob("*.safetensors")) == []
+
+
 def test_forgetting_a_stopped_one_leaves_nothing(
     make: Make, sounds: Sounds, tmp_path: Path, state_file: Path
 ) -> None:
