@@ -138,7 +138,7 @@ def _restart(
 
 def _grown(what: str, sizes: list[Usage]) -> None:
     """Print and judge: nothing grows after the first tenth."""
-    tenth = len(sizes) // 10
+    tenth = max(1, len(sizes) // 10)
     early, late = sizes[tenth : 2 * tenth], sizes[-tenth:]
     memory = [float(np.median([size.memory_mb for size in part])) for part in (early, late)]
     files = [max(size.files for size in part) for part in (early, late)]
