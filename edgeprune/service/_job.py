@@ -58,7 +58,7 @@ class JobRequest:
             "model": str(self.model.resolve()),
             "store": str(self.store.resolve()),
             "profile": self.profile,
-            "settings": asdict(self.settings),
+            "settings": asdict(self.settings) | {"threads": self.settings.threads or 1},
             "fade": self.fade,
             "nice": self.nice,
             "shape": list(shape),
@@ -165,7 +165,9 @@ def _start() -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=None if debug else subprocess.DEVNULL,
         env={**os.environ, **_ONE_THREAD},
-        start_new_session=True,  # Ctrl-C and SIGTERM to the group are the service's to handle
+        # Ctrl-C is the service's to handle. No session of its own: Linux weighs sessions equally
+        # (sched_autogroup), and priorities count within one only.
+        process_group=0,
     )
 
 

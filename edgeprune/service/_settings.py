@@ -22,7 +22,8 @@ class ServiceSettings:
         learn_after: teaching samples before the first personalisation, and after a drift.
         relearn_growth: the next one when so many times as many have been gathered, up to what the
             memory holds.
-        relearn_hours: from then on one every so many hours.
+        relearn_hours: from then on one every so many hours, and every hour where all that was
+            kept has been replaced.
         memory_mb: most memory for samples that wait to be learnt from, in MB (10⁶ bytes). A
             personalisation in progress holds them once more.
         horizon: how fast samples age: the chance that one is still kept falls to 1/e after so

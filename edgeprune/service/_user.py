@@ -18,6 +18,7 @@ __all__ = ["STATE_FORMAT", "Counts", "User"]
 
 STATE_FORMAT = 1
 _HOUR_S = 3600.0
+_REPLACED_HOURS = 1.0
 
 
 @dataclass
@@ -96,7 +97,11 @@ class User:
         self.fresh += self.reservoir.offer(self.counts.samples, timestamp_s, array)
 
     def due(self, array: NDArray[np.float32]) -> bool:
-        """Whether enough waits to be learnt from: so many samples, or so many hours later."""
+        """Whether enough waits to be learnt from: so many samples, or so many hours later.
+
+        What was kept may all have been replaced before that: then an hour is long enough. A class
+        met anew that is too rare to be drift is learnt that way.
+        """
         waiting = len(self.reservoir)
         capacity = self.reservoir.capacity(array)
         if waiting < min(self.learn_at, capacity):
@@ -104,8 +109,10 @@ class User:
         if self.learn_at <= capacity:
             return True
         hours = abs(time.time() - self.learned_at_s) / _HOUR_S  # a clock may have been set back
-        enough = min(self.settings.learn_after, capacity)
-        return hours >= self.settings.relearn_hours and self.fresh >= enough
+        wanted = self.settings.relearn_hours
+        if self.fresh >= capacity:
+            return hours >= min(wanted, _REPLACED_HOURS)
+        return hours >= wanted and self.fresh >= min(self.settings.learn_after, capacity)
 
     def learned(self, samples: int, reference: DriftReference | None) -> None:
         """Something was learnt from so many samples; the next time after more."""

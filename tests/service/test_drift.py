@@ -93,6 +93,29 @@ def test_the_service_relaxes_and_specialises_again(
     assert service.status()["counts"]["drifts"] == 1
 
 
+def test_a_class_met_anew_is_learnt_and_those_of_before_are_remembered(
+    make: Make, sounds: Sounds, events: Events
+) -> None:
+    service = make(learn_after=100_000, drift=False)
+    feed(service, sounds.of(*FEW), 60)
+    service.personalize_now()
+    events.wait("personalized")
+    feed(service, sounds.of(*FEW, 6), 120)
+    service.personalize_now()
+    events.wait("personalized", 2)
+    right = [result.index == 6 for result in feed(service, sounds.of(6), 30)]
+    assert np.mean(right) >= 0.9
+    service.rollback()  # forgets the samples
+    service._store.rollback(service._artifact.info.model_id, "anna", to=2)
+    feed(service, sounds.of(3, 9), 60)
+    service.personalize_now()
+    events.wait("personalized", 3)
+    profile = service._serving.session.profile
+    assert profile is not None and profile.prior is not None
+    before = profile.prior[list(FEW)].sum()
+    assert 0.05 < before < 0.3  # of the 15 % that the generation before goes in with
+
+
 def test_relaxed_survives_a_restart(make: Make, sounds: Sounds, events: Events) -> None:
     service = make(learn_after=40)
     feed(service, sounds.of(*FEW), 40)
