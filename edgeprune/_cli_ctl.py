@@ -11,7 +11,7 @@ import click
 from ._cli_common import Output, output_options, store_option
 from ._cli_format import count, pairs, percent
 from ._cli_groups import SuggestingGroup
-from .runtime.store import default_root
+from .runtime._home import default_root
 from .service._control_client import ask, choose_socket
 from .service._protocol import COMMANDS, Request
 

@@ -18,10 +18,10 @@ import click
 from ._cli_common import Output, model_argument, output_options, store_option
 from ._sources import model_preprocess
 from .devices import DeviceEvent
+from .runtime._home import default_root
 from .runtime.artifact import Artifact
 from .runtime.errors import InputError
 from .runtime.settings import Settings
-from .runtime.store import default_root
 from .service import Service, ServiceEvent, ServiceSettings
 from .service._control import ControlServer
 from .service._inputs import InputOptions

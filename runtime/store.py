@@ -35,6 +35,7 @@ from ._atomic import (
     sync_folder,
     write_atomically,
 )
+from ._home import default_root
 from ._profile_format import Strength, read_header
 from .artifact import Artifact
 from .errors import ProfileError, ProfileMismatch, ProfileNotFound
@@ -74,17 +75,6 @@ class ProfileSummary:
     created: datetime | None = None
     sparsity: Mapping[str, Any] | None = None
     error: str | None = None
-
-
-def default_root() -> Path:
-    """``$EDGEPRUNE_HOME/profiles``, or under ``$XDG_DATA_HOME``, or under ``~/.local/share``."""
-    home = os.environ.get("EDGEPRUNE_HOME")
-    if home:
-        return Path(home).expanduser() / "profiles"
-    data = Path(os.environ.get("XDG_DATA_HOME", ""))
-    # The XDG specification tells readers to ignore a relative path.
-    base = data if data.is_absolute() else Path.home() / ".local" / "share"
-    return base / "edgeprune" / "profiles"
 
 
 class ProfileStore:

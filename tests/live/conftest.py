@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -37,15 +38,10 @@ def home() -> Iterator[Path]:
 @pytest.fixture
 def run(home: Path) -> Iterator[Run]:
     """Start `edgeprune run` with these words; what still runs at the end is killed."""
-    started: list[Running] = []
+    with contextlib.ExitStack() as started:
 
-    def start(*words: object, **options: object) -> Running:
-        running = Running(*words, **{"home": home, **options})  # type: ignore[arg-type]
-        started.append(running)
-        return running
+        def start(*words: object, **options: object) -> Running:
+            running = Running(*words, **{"home": home, **options})  # type: ignore[arg-type]
+            return started.enter_context(running)
 
-    yield start
-    for running in started:
-        if running.process.poll() is None:
-            running.process.kill()
-            running.end()
+        yield start

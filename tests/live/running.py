@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 MODEL = Path(__file__).parents[2] / "edgeprune" / "assets" / "digits.onnx"
 DEMO = MODEL.parent / "demo"
@@ -93,13 +93,24 @@ class Running:
                 text=True,
             )
         self._changed = threading.Condition()
-        self._threads = [threading.Thread(target=one) for one in (self._read, self._listen)]
+        self._threads = [
+            threading.Thread(target=one, daemon=True) for one in (self._read, self._listen)
+        ]
         for thread in self._threads:
             thread.start()
 
     @property
     def results(self) -> list[dict[str, Any]]:
         return [line for line in self.lines if line["type"] == "result"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """However the test went, nothing of it is left running."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.end()
 
     def wait_for(self, condition: Callable[[], object], timeout_s: float = 60.0) -> None:
         """Wait until something of what was printed holds; fail when it never does."""

@@ -58,3 +58,11 @@ def test_systemd_takes_the_unit(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "Unknown" not in done.stderr
+
+
+def test_asking_a_service_needs_no_network_library():
+    code = (
+        "import sys, edgeprune._cli_ctl; print({'onnx', 'onnxruntime', 'numpy'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in ("set()", "{'numpy'}")

@@ -15,8 +15,9 @@ import pytest
 
 from ..devices.live.sound_server import pulse, pulse_server
 from ..edgeprune.conftest import pictures
+from ..live.conftest import home, run
 
-__all__ = ["pictures", "pulse", "pulse_server"]
+__all__ = ["home", "pictures", "pulse", "pulse_server", "run"]
 
 HERE = Path(__file__).parent
 Cli = Callable[..., Any]

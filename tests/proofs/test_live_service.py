@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +18,7 @@ import pytest
 
 from ..devices.live.mjpeg import MjpegServer, numbered_frames
 from ..devices.live.sound_server import Pulse
+from ..live.conftest import Run
 from ..live.running import DEMO, MODEL, Running, Usage
 from .test_live_speech import stream, wait_until_open
 
@@ -28,14 +27,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 TIMES = 20
 RECONNECTS = int(os.environ.get("EDGEPRUNE_RECONNECTS", "500"))
 MOST_GROWTH_MB = 5.0
-
-
-@pytest.fixture
-def home() -> Iterator[Path]:
-    """Not tmp_path: the name of a Unix socket has room for 107 bytes."""
-    folder = Path(tempfile.mkdtemp(prefix="edgeprune-"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Talker:
@@ -76,9 +67,9 @@ def ask(running: Running, name: str = "digits") -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("talker")
-def test_replugged_and_restarted_twenty_times(pulse, home):
+def test_replugged_and_restarted_twenty_times(run, pulse):
     words = (MODEL, "--source", "mic:pulse", "--wait", "--learn-after", "30", "--events")
-    running = Running(*words, home=home, environment=pulse.environment)
+    running = run(*words, environment=pulse.environment)
     wait_until_open(running, "digits")
     silences = []
     for _ in range(TIMES):
@@ -97,7 +88,7 @@ def test_replugged_and_restarted_twenty_times(pulse, home):
     running.wait_for(lambda: running.results[-1]["state"] == "personalized", 120.0)
     generation = running.results[-1]["generation"]
     assert running.stop() == 0
-    _restart(words, pulse, home, len(running.results), generation)
+    _restart(run, words, pulse, len(running.results), generation)
 
 
 @contextlib.contextmanager
@@ -120,13 +111,13 @@ def outage(running: Running, mend: Callable[[], object] = lambda: None) -> Itera
 
 
 def _restart(
-    words: tuple[object, ...], pulse: Pulse, home: Path, samples: int, generation: int
+    run: Run, words: tuple[object, ...], pulse: Pulse, samples: int, generation: int
 ) -> None:
     """Counts go on to the sample, and what was learnt answers from the first sample on."""
     ready = []
     for times in range(1, TIMES + 1):
         began = time.monotonic()
-        running = Running(*words, home=home, environment=pulse.environment)
+        running = run(*words, environment=pulse.environment)
         running.wait_for_results(2)
         ready.append(time.monotonic() - began)
         status = ask(running)
@@ -136,7 +127,7 @@ def _restart(
         assert running.stop() == 0
         samples += len(running.results)
         generation = max(generation, running.results[-1]["generation"])
-    last = Running(*words, home=home, environment=pulse.environment)
+    last = run(*words, environment=pulse.environment)
     last.wait_for_results(1)
     counted = ask(last)["service"]["counts"]["samples"]
     assert last.stop() == 0
@@ -147,7 +138,7 @@ def _restart(
 
 def _grown(what: str, sizes: list[Usage]) -> None:
     """Print and judge: nothing grows after the first tenth."""
-    tenth = len(sizes) // 10
+    tenth = max(1, len(sizes) // 10)
     early, late = sizes[tenth : 2 * tenth], sizes[-tenth:]
     memory = [float(np.median([size.memory_mb for size in part])) for part in (early, late)]
     files = [max(size.files for size in part) for part in (early, late)]
@@ -172,9 +163,9 @@ def _children(pid: int) -> list[int]:
 
 
 @pytest.mark.usefixtures("talker")
-def test_a_service_whose_microphone_dies_five_hundred_times(pulse, home):
+def test_a_service_whose_microphone_dies_five_hundred_times(run, pulse):
     words = (MODEL, "--source", "mic:pulse", "--wait", "--no-learn", "--events")
-    running = Running(*words, home=home, environment=pulse.environment)
+    running = run(*words, environment=pulse.environment)
     wait_until_open(running, "digits")
     sizes = []
     for _ in range(RECONNECTS):
@@ -189,12 +180,12 @@ def test_a_service_whose_microphone_dies_five_hundred_times(pulse, home):
     _grown("service with a microphone", sizes)
 
 
-def test_a_service_whose_camera_is_restarted_five_hundred_times(pictures, data, home):
+def test_a_service_whose_camera_is_restarted_five_hundred_times(run, pictures, data):
     pytest.importorskip("av", reason='pip install "edgeprune[camera]"')
     server = MjpegServer(numbered_frames(data / "tiny-imagenet" / "test", 20), rate_hz=10.0)
     server.start()
     words = ("--source", server.url, "--no-learn", "--events", "--name", "eye")
-    running = Running(pictures.model, *words, home=home)
+    running = run(pictures.model, *words)
     wait_until_open(running, "eye")
     sizes = []
     try:
