@@ -58,7 +58,9 @@ def unpruned(bench: Workbench, key: CellKey) -> Answer:
 
 def masked(bench: Workbench, key: CellKey) -> Answer:
     """A2: masks and nothing else. A control."""
-    off = replace(bench.settings, repair=False, prior="off", normalization="off")
+    off = replace(
+        bench.settings, repair=False, prior="off", normalization="off", granularity="unit"
+    )
     return _answer(bench, _made_with(bench, key, off), guarded=False)
 
 

@@ -38,7 +38,8 @@ class Judged:
     """A personalisation as the guard saw it, and what it truly did.
 
     Attributes:
-        domain: which study; `user` is unique over all of them.
+        domain: which study.
+        user: by name: the same name in several studies is the same user, left out of all of them.
         change: true change of accuracy on the user's scoring samples.
     """
 
@@ -87,7 +88,7 @@ def judged_cells(domain: str, cells: Sequence[Cell]) -> list[Judged]:
         found.append(
             Judged(
                 domain,
-                f"{domain}/{cell.key.user}",
+                cell.key.user,
                 cell.key.arm,
                 guard["distinctness"],
                 guard["learnt"],
