@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ._external import FloatArray
 from ._graph import Graph
 from ._light import prune_at_once
+from ._ort import trim_memory
 from ._plan import (
     Site,
     find_sites,
@@ -138,6 +139,7 @@ def personalize(
     artifact.info.require_single("personalising")
     state = _begin(artifact, source, settings or Settings(), on_progress)
     seen = _watch(state)
+    trim_memory()
     scores = unit_scores(
         state.graph, seen.statistics, state.settings.criterion, state.settings.seed
     )
@@ -414,16 +416,25 @@ def _taught_head(
 def _guard(state: _State, profile: Profile, classes: _Classes | None) -> GuardReport:
     """Compare with the teacher taught the same way, so that only the pruning is judged."""
     reference = _profile(state, Pruned(), classes, None)
-    sessions = [Session(state.artifact, p, threads=state.threads) for p in (reference, profile)]
-    count = state.counter("checking", len(state.held_out))
+    count = state.counter("checking", 2 * len(state.held_out))
+    dense, personalized = (
+        _outputs_on_held_out(state, taught, count) for taught in (reference, profile)
+    )
+    return compare_outputs(dense, personalized)
+
+
+def _outputs_on_held_out(
+    state: _State, profile: Profile, count: Callable[[int], None]
+) -> FloatArray:
+    """Logits on the held-out samples; one session at a time, for the memory that each takes."""
+    session = Session(state.artifact, profile, threads=state.threads)
     outputs = []
     for batch in state.held_out:
-        outputs.append([state.logits(session.run(batch)) for session in sessions])
+        outputs.append(state.logits(session.run(batch)))
         count(len(batch))
     if not outputs:
         _need(0, len(state.held_out))
-    dense, personalized = (np.concatenate(part) for part in zip(*outputs, strict=True))
-    return compare_outputs(dense, personalized)
+    return np.concatenate(outputs)
 
 
 def _refuse_if_harmful(settings: Settings, guard: GuardReport) -> None:
