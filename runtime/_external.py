@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import mmap
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from .errors import ArtifactError
 
-__all__ = ["FloatArray", "map_tensors"]
+__all__ = ["FloatArray", "forget_pages", "map_tensors"]
 
 FloatArray = NDArray[np.float32]
 
@@ -58,6 +60,23 @@ def map_tensors(path: Path, model: Any) -> dict[str, FloatArray]:
             buffers[place.location] = _map_file(path.with_name(place.location))
         tensors[tensor.name] = _slice(buffers[place.location], place, path)
     return tensors
+
+
+def forget_pages(tensors: Iterable[NDArray[Any]]) -> None:
+    """Give back the memory of mapped files among `tensors`; what is read again is read from disk.
+
+    A session keeps packed copies of its weights, so the pages that it read them from only count.
+    """
+    maps: dict[int, mmap.mmap] = {}
+    for tensor in tensors:
+        owner: Any = tensor
+        while isinstance(owner, np.ndarray):
+            owner = owner.base
+        if isinstance(owner, mmap.mmap):
+            maps[id(owner)] = owner
+    for mapped in maps.values():
+        if hasattr(mapped, "madvise"):  # not on Windows
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _map_file(path: Path) -> FloatArray:

@@ -1,13 +1,13 @@
 """Light repair in one pass: gains and shifts from what the statistics pass has already seen.
 
-Where a unit goes, its mean is known, and what it added to the mean of each consumer's output goes into
-that output's shift (FLAP, arXiv 2312.11983; VBP): exact for the dense network's own input. What it added
-to the variance is gone; the rest is scaled up to make up for it, as if units were uncorrelated, because
-the layers behind have non-linearities whose mean depends on the variance (REFLOW, ASR). Measured on
-development users that is worth as much as gains from joint statistics of the outputs.
+Where a unit goes, its mean is known, and what it added to the mean of each consumer's output goes
+into that output's shift (FLAP, arXiv 2312.11983; VBP): exact for the dense network's own input.
+What it added to the variance is gone; the rest is scaled up to make up for it, as if units were
+uncorrelated, because the layers behind have non-linearities whose mean depends on the variance
+(REFLOW, ASR). On development users that was worth as much as gains from joint statistics.
 
-What this does not see is that the input itself changes as the layers before are pruned; the layer walk
-(`prune_light`) does, for several passes.
+What this does not see is that the input itself changes as the layers before are pruned. The layer
+walk (`prune_light`) does, for several passes.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ counts are always explicit (a container's CPU limit is not what ONNX Runtime cou
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import sys
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._external import forget_pages
 from .errors import ArtifactError, InputError
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -27,12 +29,20 @@ import onnxruntime as ort
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["ORT_VERSION", "InferenceSession", "make_session", "quantize_static", "run"]
+__all__ = [
+    "ORT_VERSION",
+    "InferenceSession",
+    "make_session",
+    "quantize_static",
+    "run",
+    "trim_memory",
+]
 
 ort.disable_telemetry_events()
 ORT_VERSION: str = ort.__version__
 InferenceSession = ort.InferenceSession
 _FOLDER_KEY = "session.model_external_initializers_file_folder_path"
+_LARGE_BYTES = 4_000_000
 _FATAL_ONLY = 4  # what goes wrong is raised and told once, by us
 
 
@@ -76,7 +86,21 @@ def make_session(
         name = "the model" if isinstance(model, bytes) else str(model)
         raise ArtifactError(f"ONNX Runtime {ORT_VERSION} cannot load {name}: {error}") from error
     session.edgeprune_injected = injected  # ONNX Runtime only borrows their memory
+    if tensors and sum(tensor.nbytes for tensor in tensors.values()) > _LARGE_BYTES:
+        forget_pages(tensors.values())
+        trim_memory()
     return session
+
+
+def trim_memory() -> None:
+    """Return freed memory to the system: a session's building leaves copies of its weights.
+
+    The GNU allocator would keep them, as much again as a session needs. Elsewhere there is nothing
+    to call.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _options(threads: int) -> Any:

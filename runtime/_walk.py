@@ -4,9 +4,9 @@ Repair fits each layer while the layers before it are already pruned. Recomputin
 for every layer costs as many forward passes as there are layers. Here the activations of all
 samples are kept at one cut, where the network is narrow, and the cut moves on as the layers are
 done: each node then runs two times at most, whatever the depth, and only once in a track whose
-tensors never change, because what it is asked for and its next cut come out of one run. Where the cut would not fit the
-memory budget it stays behind, and the stretch from there is recomputed: memory is bounded, the
-result is the same.
+tensors never change, because what it is asked for and its next cut come out of one run. Where the
+cut would not fit the memory budget it stays behind, and the stretch from there is recomputed:
+memory is bounded, the result is the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._graph import Graph
-from ._ort import run
+from ._ort import run, trim_memory
 from ._stream import Batches
 
 __all__ = ["LayerWalk"]
@@ -75,7 +75,7 @@ class LayerWalk:
         runs = {track: self._run(track, outputs) for track, outputs in wanted.items()}
         ahead: dict[str, list[Tensors]] = {track: [] for track in self.fixed}
         for index, feeds in enumerate(self._fed()):
-            values = {track: run(feeds[track]) for track, run in runs.items()}
+            values = {track: compute(feeds[track]) for track, compute in runs.items()}
             if target is not None:
                 for track, kept in ahead.items():
                     kept.append({name: values[track][name] for name in names})
@@ -100,10 +100,11 @@ class LayerWalk:
         runs = {track: self._run(track, names) for track in self.tracks if track not in kept}
         kept = {track: kept.get(track, []) for track in self.tracks}
         for index, feeds in enumerate(self._fed() if runs else ()):
-            for track, run in runs.items():
-                kept[track].append(run(feeds[track]))
+            for track, compute in runs.items():
+                kept[track].append(compute(feeds[track]))
                 self._forget(track, index)
         self.position, self._feeds, self._kept = target, names, kept
+        trim_memory()
         self.kept_bytes = sum(v.nbytes for t in kept.values() for b in t for v in b.values())
         return True
 

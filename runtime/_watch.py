@@ -1,8 +1,8 @@
 """The statistics pass: watching the dense network on the user's samples.
 
-Only what somebody will read is gathered, of the sites that matter. Means come from every sample, by
-pooled probes inside ONNX Runtime's blocked layout. Single positions, whose variance counts, are looked
-at only on every `POSITIONS_EVERY`-th batch, where activations have to leave that layout.
+Only what somebody will read is gathered, of the sites that matter. Means come from every sample,
+by pooled probes inside ONNX Runtime's blocked layout. Single positions, whose variance counts, are
+looked at only on every `POSITIONS_EVERY`-th batch, where activations have to leave that layout.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Watcher:
         return [values[name] for name in self._always]
 
     def merge(self) -> None:
-        """Take in the means of the last batches and forget them: one by one they would cost a tenth."""
+        """Take in the means of the last batches; one by one they would cost a tenth."""
         for site in self._sites if self._waiting else ():
             values = [_mean(each[site.tensor], site.channel_axis) for each in self._waiting]
             self.statistics[site.tensor].pooled.update(np.concatenate(values))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ._external import FloatArray
 from ._graph import Graph
 from ._light import prune_at_once
+from ._ort import trim_memory
 from ._plan import (
     Site,
     find_sites,
@@ -89,6 +90,7 @@ class _State:
     stream: NDArray[np.floating] = field(default_factory=lambda: np.empty(0, np.float32))
     scores: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     classes: _Classes | None = None
+    references: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None
 
     def __post_init__(self) -> None:
         self.threads = self.settings.threads or default_threads()
@@ -164,6 +166,7 @@ def personalize(
     artifact.info.require_single("personalising")
     state = _begin(artifact, source, settings or Settings(), on_progress)
     seen = _watch(state)
+    trim_memory()
     state.stream = state.logits(seen.outputs)
     _need_information(state)
     state.scores = unit_scores(
@@ -537,18 +540,28 @@ def _taught_head(
 def _guard(state: _State, pruned: Pruned, profile: Profile) -> GuardReport:
     """Compare with the dense network, and with it taught the same way: what harms is told apart.
 
-    Networks that are the same run once.
+    What these two say of the held-out samples is the same at every sparsity, and asked for once.
     """
-    taught = _profile(state, Pruned(), state.classes, None)
+    count = state.counter("checking", 3 * len(state.held_out))
+    if state.references is None:
+        reference = _profile(state, Pruned(), state.classes, None)
+        dense = _outputs_on_held_out(state, None, count)
+        state.references = dense, _outputs_on_held_out(state, reference, count)
+    dense, taught = state.references
     unpruned = not pruned.masks and not pruned.weights
-    networks: list[Profile | None] = [None, taught] if unpruned else [None, taught, profile]
-    sessions = [Session(state.artifact, one, threads=state.threads) for one in networks]
-    count = state.counter("checking", len(state.held_out))
+    outputs = taught if unpruned else _outputs_on_held_out(state, profile, count)
+    return judge(dense, taught, outputs, state.stream)
+
+
+def _outputs_on_held_out(
+    state: _State, profile: Profile | None, count: Callable[[int], None]
+) -> NDArray[np.floating]:
+    """Logits on the held-out samples; one session at a time, for the memory that each takes."""
+    session = Session(state.artifact, profile, threads=state.threads)
     outputs = []
     for batch in state.held_out:
-        outputs.append([state.logits(session.run(batch)) for session in sessions])
+        outputs.append(state.logits(session.run(batch)))
         count(len(batch))
     if not outputs:
         _need(0, len(state.held_out))
-    logits = [np.concatenate(part) for part in zip(*outputs, strict=True)]
-    return judge(logits[0], logits[1], logits[-1], state.stream)
+    return np.concatenate(outputs)

@@ -61,9 +61,9 @@ class Settings:
             expectation maximisation (``em``), or not at all.
         calibrate: take off the logits what the stream puts on all of them, where normalisation was
             not moved and neighbours still agree after it: see `edgeprune.runtime.calibrate`.
-        light_repair: how strength ``light`` corrects gains and shifts: layer after layer on the pruned
-            network (``walk``), or from the statistics pass alone (``one_pass``), which takes hardly
-            longer than inference and bears less: docs/method.md has the figures.
+        light_repair: how strength ``light`` corrects gains and shifts: layer after layer on the
+            pruned network (``walk``), or from the statistics pass alone (``one_pass``), which takes
+            little longer than inference and bears less: docs/method.md has the figures.
         repair: False masks units and repairs nothing: a control for comparisons.
         channel_multiple: the number of kept units is rounded to a multiple of this.
         ridge: pull of the repair towards no change, relative to the mean variance.
@@ -97,7 +97,7 @@ class Settings:
     holdout: float = 0.2
     min_change: float = LEAST_CHANGE
     min_agreement: float | None = None
-    memory_mb: int = 256
+    memory_mb: int = 128
     threads: int | None = None
     seed: int = 0
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 __all__ = ["CrossMoments", "Moments", "rows"]
 
 Float64 = NDArray[np.float64]
-_ROWS_AT_ONCE = 1024
+_ROWS_AT_ONCE = 512
 
 
 def rows(values: NDArray[Any], channel_axis: int, limit: int | None = None) -> NDArray[np.float32]:
