@@ -207,7 +207,7 @@ def _as_far_as_allowed(
     tried: list[Tried] = []
     for share in state.settings.sparsities:
         made = _made(state, seen, share, parent)
-        why_not = state.settings.objection_to(made.guard)
+        why_not = state.settings.objection_to(made.guard, share)
         tried.append(Tried(share, made.guard.score, made.guard.agreement, why_not is None))
         if why_not is None:
             return made, tuple(tried)

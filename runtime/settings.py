@@ -19,8 +19,7 @@ Granularity = Literal["unit", "weight"]
 # Without new weights a network bears less: docs/method.md.
 _SPARSITY = {"deep": 0.5, "light": 0.2}
 _TO_TRY = {"deep": (0.7, 0.5, 0.3, 0.0), "light": (0.3, 0.2, 0.1, 0.0)}
-_FEW_HELD_OUT = 20
-_LEAST_OF_FEW = 0.02  # both of the six development speakers who lost by 20 samples were below it
+_LEAST_OF_SEVERAL = 0.02  # both development speakers who lost by 20 samples were below it
 _NOTHING = type(None)
 _KINDS: dict[str, tuple[type, ...]] = {
     "sparsity": (int, float, _NOTHING),
@@ -150,15 +149,19 @@ class Settings:
         """What to try, the most first: the one that was asked for, or a coarse list."""
         return _TO_TRY[self.strength] if self.sparsity is None else (self.sparsity,)
 
-    def objection_to(self, guard: GuardReport) -> str | None:
+    def objection_to(self, guard: GuardReport, sparsity: float) -> str | None:
         """Why these settings forbid an outcome, in a sentence; None if they allow it.
 
-        Where several sparsities are tried and few samples were held out, the best of several rough
-        estimates is an overestimate: it has to be higher.
+        Where several sparsities are tried, the highest that passes is likely to be one that the
+        estimate flatters, so what is pruned has to pass by more.
+
+        Args:
+            guard: the comparison.
+            sparsity: of the outcome, as it was asked for.
         """
         least = self.min_change
-        if self.sparsity is None and guard.samples < _FEW_HELD_OUT:
-            least = max(least, _LEAST_OF_FEW)
+        if self.sparsity is None and sparsity > 0:
+            least = max(least, _LEAST_OF_SEVERAL)
         return guard.objection(least, self.min_agreement)
 
 

@@ -230,7 +230,7 @@ class Workbench:
                 made = personalize(self.artifact, stream, asked)
         except (GuardRefused, NotEnoughSamples) as error:
             return Personalized(cost, refused=True, reason=str(error))
-        why_not = settings.objection_to(made.report.guard)
+        why_not = settings.objection_to(made.report.guard, made.report.tried[-1].sparsity)
         return Personalized(cost, made.profile, made.report, why_not is not None, why_not or "")
 
     def forward_only(self, samples: int, work: Callable[[], NDArray[Any]]) -> Answer:
