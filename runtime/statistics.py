@@ -91,6 +91,7 @@ class CrossMoments:
         self._yx: Float64 = self._xx if same else np.zeros((targets or 0, inputs))
         self._waiting: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
         self._rows_waiting = 0
+        self._at_once = max(_ROWS_AT_ONCE, inputs)  # adding a matrix costs as much as some rows
 
     def update(self, x: NDArray[np.float32], y: NDArray[np.float32] | None = None) -> None:
         """Take in rows ``x``, ``(n, inputs)``, and their targets ``y``, ``(n, targets)``."""
@@ -98,7 +99,7 @@ class CrossMoments:
             return
         self._waiting.append((x, x if y is None or self._same else y))
         self._rows_waiting += len(x)
-        if self._rows_waiting >= _ROWS_AT_ONCE:
+        if self._rows_waiting >= self._at_once:
             self._merge()
 
     def _merge(self) -> None:
@@ -112,12 +113,12 @@ class CrossMoments:
         mean_y = mean_x if self._same else y.mean(0, dtype=np.float64)
         # The step between the means is one more row: its square is what Chan's merge adds.
         root = np.sqrt(self._count * n / total)
-        wide_x = np.vstack([x - mean_x, root * (mean_x - self._mean_x)]).astype(np.float32)
+        centred_x = _centred(x, mean_x, root * (mean_x - self._mean_x))
         # Products of one centred batch fit float32; their sum over the stream would not.
-        self._xx += wide_x.T @ wide_x
+        self._xx += centred_x.T @ centred_x
         if not self._same:
-            wide_y = np.vstack([y - mean_y, root * (mean_y - self._mean_y)]).astype(np.float32)
-            self._yx += wide_y.T @ wide_x
+            centred_y = _centred(y, mean_y, root * (mean_y - self._mean_y))
+            self._yx += centred_y.T @ centred_x
             self._mean_y += (mean_y - self._mean_y) * (n / total)
         self._mean_x += (mean_x - self._mean_x) * (n / total)
         self._count = total
@@ -150,3 +151,17 @@ class CrossMoments:
         """Covariance of target and input, shape ``(targets, inputs)``."""
         self._merge()
         return self.xx if self._same else self._yx / max(self._count, 1)
+
+
+def _centred(
+    values: NDArray[np.float32], mean: Float64, another_row: Float64
+) -> NDArray[np.float32]:
+    """Rows about their mean, and another row below them.
+
+    In float32 without loss: values near their mean subtract exactly, and what rounding the mean
+    adds to a product is its square.
+    """
+    centred = np.empty((len(values) + 1, values.shape[1]), np.float32)
+    np.subtract(values, mean.astype(np.float32), out=centred[:-1])
+    centred[-1] = another_row
+    return centred
