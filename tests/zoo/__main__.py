@@ -21,10 +21,11 @@ from .registry import ZOO
 TITLE = """# Networks that edgeprune is tried on
 
 Made by `python -m tests.zoo --results docs/models.jsonl --markdown docs/models.md`; do not
-edit. Each network is exported, compared with its source on random input (neutral error), and compacted for ten choices of masks
-from 0 to 95 % of each group (masked error: masked against compacted). Errors are relative to the
-largest output; 1e-4 passes. The prunable share counts the parameters of operators that read or
-write units which can go: at least 90 % for convolutional networks, 60 % for the others.
+edit. Each network is exported, compared with its source on random input (neutral error), and
+compacted for ten choices of masks from 0 to 95 % of each group (masked error: masked against
+compacted). Errors are relative to the largest output; 1e-4 passes. The prunable share counts the
+parameters of operators that read or write units which can go: at least 90 % for convolutional
+networks, 60 % for the others.
 
 | network | exporter | parameters | prunable | groups | frozen | neutral | masked | export, s |
 |---|---|---|---|---|---|---|---|---|
