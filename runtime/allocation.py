@@ -25,7 +25,7 @@ from .statistics import CrossMoments, rows
 
 __all__ = ["DamageCurve", "allocate", "damage_curves", "spread"]
 
-_ROWS_PER_SAMPLE = 64
+_ROWS_PER_SAMPLE = 32
 _STEPS = 32
 _STRAY = 0.4  # a group loses between 0.6 and 1.4 times the uniform share
 _MOST_REMOVED = 0.9  # and never more than this share of its units

@@ -53,6 +53,7 @@ _LARGEST_BATCH = 8
 _STEP_BYTES = 8_000_000  # of one node's tensors: larger batches gain nothing on a CPU
 _FEWEST = 10
 _ALLOCATION_SAMPLES = 64
+_LIGHT_SAMPLES = 120  # a gain and a shift need no more; on development users twice as many did not
 _ALIKE = 1e-4
 _PRIOR_FLOOR = 1e-2  # a class that the user has not met keeps a hundredth of a fair share
 _BALANCED = 0.3  # share of the classes that a user must meet before normalisation may be moved
@@ -385,7 +386,9 @@ def _prune(state: _State, seen: Watched, share: float) -> Pruned:
         return prune_masks(job)
     if settings.strength == "deep":
         return prune_deep(job)
-    return prune_at_once(job, seen.statistics) if _in_one_pass(settings) else prune_light(job)
+    if _in_one_pass(settings):
+        return prune_at_once(job, seen.statistics)
+    return prune_light(replace(job, batches=_some(state.adapt, _LIGHT_SAMPLES)))
 
 
 def _prune_weights(state: _State, share: float) -> tuple[PruneJob, Pruned]:
@@ -415,16 +418,19 @@ def _allocated(state: _State, keep: Mapping[str, int]) -> Mapping[str, int]:
 
 def _measured_curves(state: _State, groups: frozenset[str]) -> Mapping[str, DamageCurve]:
     """Curves of the groups, from a share of the samples; they serve every sparsity."""
-    indices = state.adapt.indices
-    some = indices[:: max(1, len(indices) // _ALLOCATION_SAMPLES)]
     return damage_curves(
         state.graph,
-        state.adapt.subset(some),
+        _some(state.adapt, _ALLOCATION_SAMPLES),
         state.teacher,
         groups,
         ridge=state.settings.ridge,
         threads=state.threads,
     )
+
+
+def _some(batches: Batches, count: int) -> Batches:
+    """At least `count` of the samples, evenly chosen, if there are so many."""
+    return batches.subset(batches.indices[:: max(1, len(batches) // count)])
 
 
 def _learn_classes(state: _State, seen: Watched) -> _Classes | None:
