@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from ._external import FloatArray
 from ._graph import Graph
 from ._light import prune_at_once
 from ._ort import trim_memory
+from ._outcome import made_profile
 from ._plan import (
     Site,
     find_sites,
@@ -24,10 +24,11 @@ from ._plan import (
 )
 from ._prune import Pruned, PruneJob, best_units, prune_deep, prune_light, prune_masks
 from ._prune_weights import prune_head_weights, prune_weights, weight_steps
+from ._state import Classes, OnProgress, State
 from ._stream import Batches, SampleSource
 from ._watch import Watched, watch
 from .allocation import DamageCurve, damage_curves, spread
-from .artifact import Artifact, Operator
+from .artifact import Artifact
 from .calibrate import usable_bias
 from .errors import GuardRefused, NotEnoughSamples
 from .guard import GuardReport, distinctness, judge, too_uniform
@@ -37,17 +38,14 @@ from .prior import (
     effective_classes,
     estimate_prior,
     information,
-    prior_shift,
 )
-from .profile import Profile, kept_inputs, kept_weight
+from .profile import Profile
 from .scoring import unit_scores
-from .session import Session, default_threads
+from .session import Session
 from .settings import Outcome, Report, Settings, Tried
-from .teach import HeadUpdate, fit_head, propagate
+from .teach import fit_head, propagate
 
 __all__ = ["Outcome", "Report", "Settings", "personalize"]
-
-OnProgress = Callable[[str, float], None]
 
 _LARGEST_BATCH = 8
 _STEP_BYTES = 8_000_000  # of one node's tensors: larger batches gain nothing on a CPU
@@ -55,71 +53,10 @@ _FEWEST = 10
 _ALLOCATION_SAMPLES = 64
 _LIGHT_SAMPLES = 120  # a gain and a shift need no more; on development users twice as many did not
 _ALIKE = 1e-4
-_PRIOR_FLOOR = 1e-2  # a class that the user has not met keeps a hundredth of a fair share
 _BALANCED = 0.3  # share of the classes that a user must meet before normalisation may be moved
 _MEETS_ALL = 0.8  # above this share the prior's deviations from uniform are estimation noise
 _MORE_SAMPLES = "Give it more, and more varied, samples of what this user sees or says."
 _BALANCE = 2.0  # for users who meet all classes; on skewed development streams it did no harm
-
-
-@dataclass(frozen=True)
-class _Classes:
-    """What was learnt about the user's classes: the prior, and an update of the teacher's head.
-
-    ``bias`` is what the stream adds to all logits alike: see `domain_bias`.
-    """
-
-    prior: NDArray[np.float64]
-    bias: NDArray[np.float64]
-    head: HeadUpdate | None
-
-
-@dataclass
-class _State:
-    """What one personalisation carries from step to step."""
-
-    artifact: Artifact
-    graph: Graph
-    settings: Settings
-    adapt: Batches
-    held_out: Batches
-    on_progress: OnProgress
-    teacher: dict[str, FloatArray]
-    normalization: float = 0.0
-    normalized: dict[str, FloatArray] = field(default_factory=dict)
-    curves: Mapping[str, DamageCurve] | None = None
-    stream: NDArray[np.floating] = field(default_factory=lambda: np.empty(0, np.float32))
-    scores: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-    classes: _Classes | None = None
-    references: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None
-
-    def __post_init__(self) -> None:
-        self.threads = self.settings.threads or default_threads()
-        self.budget_bytes = self.settings.memory_mb * 1_000_000
-        self.may_lose = self._groups_that_may_lose()
-
-    def _groups_that_may_lose(self) -> set[str]:
-        """Groups that lose units at one of the sparsities that are tried."""
-        if self.settings.granularity == "weight":
-            return set()
-        groups = groups_in_scope(self.artifact, self.settings.scope)
-        most = max(self.settings.sparsities)
-        return set(keep_counts(groups, most, self.settings.channel_multiple))
-
-    def counter(self, step: str, total: int) -> Callable[[int], None]:
-        """A callback that counts towards `total` and reports the share of `step` that is done."""
-        done = 0
-
-        def count(more: int = 1) -> None:
-            nonlocal done
-            done += more
-            self.on_progress(step, min(done / max(total, 1), 1.0))
-
-        return count
-
-    def logits(self, outputs: FloatArray) -> NDArray[np.floating]:
-        """The network's outputs as logits, whatever it ends with."""
-        return self.artifact.info.logits(outputs)
 
 
 @dataclass(frozen=True)
@@ -195,7 +132,7 @@ def personalize(
 
 
 def _as_far_as_allowed(
-    state: _State, seen: Watched, parent: int | None
+    state: State, seen: Watched, parent: int | None
 ) -> tuple[_Made, tuple[Tried, ...]]:
     """The first of the sparsities to try that the guard allows, and what became of them all.
 
@@ -224,7 +161,7 @@ def _refusal(tried: Sequence[Tried], why_not: str) -> str:
     return f"{why_not} Nothing was changed. {hint}"
 
 
-def _made(state: _State, seen: Watched, share: float, parent: int | None) -> _Made:
+def _made(state: State, seen: Watched, share: float, parent: int | None) -> _Made:
     if state.settings.granularity == "weight":
         job, pruned = _prune_weights(state, share)
         known = state.classes
@@ -232,13 +169,13 @@ def _made(state: _State, seen: Watched, share: float, parent: int | None) -> _Ma
         prune_head_weights(job, pruned, share, update, prior)
     else:
         pruned = _prune(state, seen, share)
-    profile = _profile(state, pruned, state.classes, parent)
+    profile = made_profile(state, pruned, state.classes, parent)
     return _Made(profile, _guard(state, pruned, profile))
 
 
 def _begin(
     artifact: Artifact, source: SampleSource, settings: Settings, on_progress: OnProgress
-) -> _State:
+) -> State:
     total = len(source)
     _need(total, total)
     count = min(total, settings.max_samples)
@@ -249,7 +186,7 @@ def _begin(
     shape = artifact.info.input_shape
     graph = Graph(artifact)
     batch = int(np.clip(_STEP_BYTES // max(graph.largest_step_bytes(), 1), 1, _LARGEST_BATCH))
-    return _State(
+    return State(
         artifact,
         graph,
         settings,
@@ -268,7 +205,7 @@ def _need(usable: int, total: int) -> None:
         )
 
 
-def _watch(state: _State) -> Watched:
+def _watch(state: State) -> Watched:
     count = state.counter("watching", len(state.adapt))
     total = len(state.adapt) + len(state.held_out)
     seen = watch(
@@ -286,7 +223,7 @@ def _watch(state: _State) -> Watched:
     return seen
 
 
-def _watch_again(state: _State) -> Watched:
+def _watch_again(state: State) -> Watched:
     """What the teacher says now that its normalisation was moved."""
     in_one_pass = _in_one_pass(state.settings)
     return watch(
@@ -303,7 +240,7 @@ def _in_one_pass(settings: Settings) -> bool:
     return light and settings.light_repair == "one_pass"
 
 
-def _sites_to_watch(state: _State) -> list[Site]:
+def _sites_to_watch(state: State) -> list[Site]:
     """Those whose units are scored, or repaired, by what the statistics pass sees."""
     settings, groups = state.settings, set(state.may_lose)
     if settings.strength == "deep" and settings.repair and settings.criterion == "repair_aware":
@@ -321,14 +258,14 @@ def _need_variety(outputs: FloatArray) -> None:
         )
 
 
-def _need_information(state: _State) -> None:
+def _need_information(state: State) -> None:
     """Refuse a stream that the guard would refuse whatever is made of it, before the work."""
     why_not = too_uniform(distinctness(state.stream))
     if state.settings.min_agreement is None and why_not is not None:
         raise GuardRefused(f"{why_not} Nothing was changed. {_MORE_SAMPLES}")
 
 
-def _normalize(state: _State, seen: Watched) -> bool:
+def _normalize(state: State, seen: Watched) -> bool:
     """Move the teacher's normalisation to the user, where the label-free comparison says so.
 
     Returns whether it did; what was seen of the teacher is out of date then.
@@ -363,7 +300,7 @@ def _normalize(state: _State, seen: Watched) -> bool:
     return True
 
 
-def _prune(state: _State, seen: Watched, share: float) -> Pruned:
+def _prune(state: State, seen: Watched, share: float) -> Pruned:
     settings = state.settings
     groups = groups_in_scope(state.artifact, settings.scope)
     keep = keep_counts(groups, share, settings.channel_multiple)
@@ -391,7 +328,7 @@ def _prune(state: _State, seen: Watched, share: float) -> Pruned:
     return prune_light(replace(job, batches=_some(state.adapt, _LIGHT_SAMPLES)))
 
 
-def _prune_weights(state: _State, share: float) -> tuple[PruneJob, Pruned]:
+def _prune_weights(state: State, share: float) -> tuple[PruneJob, Pruned]:
     """Prune single weights of all operators but the head, which waits for what it is taught."""
     count = state.counter("pruning and repairing", weight_steps(state.graph))
     job = PruneJob(
@@ -409,14 +346,14 @@ def _prune_weights(state: _State, share: float) -> tuple[PruneJob, Pruned]:
     return job, prune_weights(job, share)
 
 
-def _allocated(state: _State, keep: Mapping[str, int]) -> Mapping[str, int]:
+def _allocated(state: State, keep: Mapping[str, int]) -> Mapping[str, int]:
     if state.curves is None:
         state.curves = _measured_curves(state, frozenset(keep))
     known = {name: curve for name, curve in state.curves.items() if name in keep}
     return spread(known, keep, state.settings.channel_multiple)
 
 
-def _measured_curves(state: _State, groups: frozenset[str]) -> Mapping[str, DamageCurve]:
+def _measured_curves(state: State, groups: frozenset[str]) -> Mapping[str, DamageCurve]:
     """Curves of the groups, from a share of the samples; they serve every sparsity."""
     return damage_curves(
         state.graph,
@@ -433,7 +370,7 @@ def _some(batches: Batches, count: int) -> Batches:
     return batches.subset(batches.indices[:: max(1, len(batches) // count)])
 
 
-def _learn_classes(state: _State, seen: Watched) -> _Classes | None:
+def _learn_classes(state: State, seen: Watched) -> Classes | None:
     """Read off the teacher which classes the user meets, and what to teach the head."""
     info, settings = state.artifact.info, state.settings
     if settings.prior == "off" or info.head is None or seen.features is None:
@@ -445,18 +382,18 @@ def _learn_classes(state: _State, seen: Watched) -> _Classes | None:
         bias = usable_bias(logits, features)  # moved normalisation has taken it off already
     logits -= bias
     if settings.prior == "em":
-        return _Classes(_plausible(estimate_prior(logits)), bias, None)
+        return Classes(_plausible(estimate_prior(logits)), bias, None)
     labels = propagate(logits, features)
     if _meets_all(labels.mean(0)):
         labels = propagate(logits, features, balance=_BALANCE)
     taught = settings.strength == "deep" and info.operator_by_name[info.head].op == "Gemm"
     head = fit_head(features, labels) if taught else None
-    return _Classes(_plausible(labels.mean(0)), bias, head)
+    return Classes(_plausible(labels.mean(0)), bias, head)
 
 
 def _remember(
-    earlier: ClassHistory | None, classes: _Classes | None, samples: int
-) -> _Classes | None:
+    earlier: ClassHistory | None, classes: Classes | None, samples: int
+) -> Classes | None:
     """Blend in what was met before, unless the user meets nearly all classes anyway."""
     if earlier is None or classes is None or _meets_all(classes.prior):
         return classes
@@ -472,85 +409,14 @@ def _meets_all(prior: NDArray[np.float64]) -> bool:
     return effective_classes(prior) >= _MEETS_ALL * len(prior)
 
 
-def _profile(
-    state: _State, pruned: Pruned, classes: _Classes | None, parent: int | None
-) -> Profile:
-    """Everything that changed, with what was learnt about the classes put into the head."""
-    info = state.artifact.info
-    gains = _by_operator(state, "gain") | pruned.gains
-    shifts = _by_operator(state, "shift") | pruned.shifts
-    weights = dict(pruned.weights)
-    if classes is not None and info.head is not None:
-        head = info.operator_by_name[info.head]
-        shift = prior_shift(classes.prior, _PRIOR_FLOOR).astype(np.float64) - classes.bias
-        if head.name in shifts:
-            shift += shifts[head.name]
-        if classes.head is not None and pruned.head_moments is None:
-            weights[head.name], added = _taught_head(state, pruned, head, gains, classes.head)
-            shift += added
-        shifts[head.name] = shift.astype(np.float32)
-    return Profile(
-        model_id=info.model_id,
-        masks=pruned.masks,
-        gains=gains,
-        shifts=shifts,
-        weights=weights,
-        weight_masks=_weight_masks(state, pruned, weights),
-        prior=None if classes is None else classes.prior.astype(np.float32),
-        strength=state.settings.strength,
-        parent=parent,
-    )
-
-
-def _weight_masks(
-    state: _State, pruned: Pruned, weights: Mapping[str, FloatArray]
-) -> dict[str, NDArray[np.bool_]]:
-    """Where single weights are gone, by operator."""
-    if state.settings.granularity == "unit":
-        return {}
-    found = {name: weights[name] != 0 for name in pruned.weights}
-    return {name: mask for name, mask in found.items() if not mask.all()}
-
-
-def _by_operator(state: _State, kind: Literal["gain", "shift"]) -> dict[str, FloatArray]:
-    names = {getattr(o, kind): o.name for o in state.artifact.info.operators}
-    return {names[tensor]: v for tensor, v in state.normalized.items() if tensor in names}
-
-
-def _taught_head(
-    state: _State,
-    pruned: Pruned,
-    head: Operator,
-    gains: Mapping[str, FloatArray],
-    update: HeadUpdate,
-) -> tuple[FloatArray, NDArray[np.float64]]:
-    """The head's taught weight, kept inputs only, and what is to be added to its shift.
-
-    The update was fitted on the dense network's features. The repair's own mixing carries it over
-    to the pruned ones: fitted on those directly it learns how the repair over-fitted its samples.
-    """
-    kept = kept_inputs(state.artifact, head, pruned.masks)
-    current = pruned.weights.get(head.name)
-    if current is None:
-        current = kept_weight(state.artifact, head, pruned.masks, state.teacher[head.weight])
-    added: NDArray[np.float64] = update.weight[:, kept]
-    offset = update.bias
-    if pruned.head_mixing is not None:
-        added = update.weight @ pruned.head_mixing.matrix
-        offset = offset + update.weight @ pruned.head_mixing.offset
-    gain = gains.get(head.name, np.ones(head.out_channels, np.float32)).astype(np.float64)
-    added = added / gain[:, None]
-    return (current + (added if head.out_axis == 0 else added.T)).astype(np.float32), offset
-
-
-def _guard(state: _State, pruned: Pruned, profile: Profile) -> GuardReport:
+def _guard(state: State, pruned: Pruned, profile: Profile) -> GuardReport:
     """Compare with the dense network, and with it taught the same way: what harms is told apart.
 
     What these two say of the held-out samples is the same at every sparsity, and asked for once.
     """
     count = state.counter("checking", 3 * len(state.held_out))
     if state.references is None:
-        reference = _profile(state, Pruned(), state.classes, None)
+        reference = made_profile(state, Pruned(), state.classes, None)
         dense = _outputs_on_held_out(state, None, count)
         state.references = dense, _outputs_on_held_out(state, reference, count)
     dense, taught = state.references
@@ -560,7 +426,7 @@ def _guard(state: _State, pruned: Pruned, profile: Profile) -> GuardReport:
 
 
 def _outputs_on_held_out(
-    state: _State, profile: Profile | None, count: Callable[[int], None]
+    state: State, profile: Profile | None, count: Callable[[int], None]
 ) -> NDArray[np.floating]:
     """Logits on the held-out samples; one session at a time, for the memory that each takes."""
     session = Session(state.artifact, profile, threads=state.threads)
