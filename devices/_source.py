@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from types import TracebackType
+from abc import abstractmethod
 from typing import Generic, Self, TypeVar
 
 from ._chunks import AudioChunk, VideoFrame
+from ._closing import Closing
 
 __all__ = ["ChunkT", "Source"]
 
 ChunkT = TypeVar("ChunkT", AudioChunk, VideoFrame)
 
 
-class Source(ABC, Generic[ChunkT]):
+class Source(Closing, Generic[ChunkT]):
     """An iterator of timed chunks, a context manager, and closable from any thread.
 
     Three lines to see it::
@@ -53,14 +53,3 @@ class Source(ABC, Generic[ChunkT]):
         if chunk is None:
             raise StopIteration
         return chunk
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

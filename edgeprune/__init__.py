@@ -16,8 +16,9 @@ Importing edgeprune imports nothing else: each name brings what it needs when it
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ._lazy import lazy
 
 if TYPE_CHECKING:
     from ._api import Model, load, personalize
@@ -123,17 +124,4 @@ _HOMES = {
     "runtime.store": ("ProfileStore", "ProfileSummary"),
     "service": ("LiveResult", "LiveSample", "Service", "ServiceEvent", "ServiceSettings"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from where it lives, once (PEP 562)."""
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -19,7 +19,15 @@ from .profile import kept_inputs
 from .repair import Mixing, fit_mixing, mixed_weight, outgoing_weights, repair_aware_mask
 from .statistics import CrossMoments, Moments, rows
 
-__all__ = ["PruneJob", "Pruned", "best_units", "prune_deep", "prune_light", "prune_masks"]
+__all__ = [
+    "PruneJob",
+    "Pruned",
+    "SideBySide",
+    "best_units",
+    "prune_deep",
+    "prune_light",
+    "prune_masks",
+]
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]
@@ -78,8 +86,15 @@ def best_units(scores: Float64, count: int) -> Bool:
     return mask
 
 
-class _Walker:
-    """Teacher and student, walked through side by side."""
+class SideBySide:
+    """Teacher and student, walked through side by side.
+
+    Attributes:
+        job: what to prune.
+        result: what pruning changed so far.
+        student: external tensors of the network that is pruned, as far as it is.
+        walk: over both; the teacher never changes.
+    """
 
     def __init__(self, job: PruneJob) -> None:
         self.job = job
@@ -107,7 +122,7 @@ def prune_masks(job: PruneJob) -> Pruned:
 
 def prune_deep(job: PruneJob) -> Pruned:
     """Prune site after site and re-fit the consumers' weights, each on its already pruned input."""
-    walker = _Walker(job)
+    walker = SideBySide(job)
     choosable = read_at_one_site(find_sites(job.graph)) if job.choose_here else {}
     sites = sites_reading(job.graph, job.keep)
     limits = [first_use(job.graph, site) for site in sites]
@@ -141,7 +156,7 @@ def _chosen_here(job: PruneJob, site: Site, moments: CrossMoments, count: int) -
     return repair_aware_mask(moments, outgoing, count, job.ridge)
 
 
-def _refit(walker: _Walker, site: Site, moments: CrossMoments) -> None:
+def _refit(walker: SideBySide, site: Site, moments: CrossMoments) -> None:
     job, result = walker.job, walker.result
     kept = kept_inputs(job.graph.artifact, site.operators[0], result.masks)
     mixing = fit_mixing(moments, kept, job.ridge)
@@ -172,7 +187,7 @@ def prune_light(job: PruneJob) -> Pruned:
     ``gain = cov / var``, held between 0 and what matches the variance, and the shift that
     matches the mean (VBP, FLAP: the pruned units' mean folded into the bias).
     """
-    walker = _Walker(job)
+    walker = SideBySide(job)
     for group, mask in job.masks.items():
         walker.mask(group, mask)
     operators = [
@@ -189,7 +204,7 @@ def prune_light(job: PruneJob) -> Pruned:
     return walker.result
 
 
-def _correct(walker: _Walker, operator: Operator, gain: Float64, shift: Float64) -> None:
+def _correct(walker: SideBySide, operator: Operator, gain: Float64, shift: Float64) -> None:
     teacher, result = walker.job.teacher, walker.result
     result.gains[operator.name] = (teacher[operator.gain] * gain).astype(np.float32)
     result.shifts[operator.name] = (teacher[operator.shift] * gain + shift).astype(np.float32)

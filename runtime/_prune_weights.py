@@ -10,6 +10,7 @@ neighbouring positions out, and costs ``channels²`` instead of ``(channels · t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,7 @@ from numpy.typing import NDArray
 from ._external import FloatArray
 from ._graph import Graph
 from ._plan import channel_axis
-from ._prune import Pruned, PruneJob
-from ._walk import LayerWalk
+from ._prune import Pruned, PruneJob, SideBySide
 from .artifact import Operator
 from .repair import weight_matrix
 from .sparse import Problem, choose_weights, refit_rows, spread_shares
@@ -50,61 +50,47 @@ def weight_steps(graph: Graph) -> int:
     return len(_by_input(prunable_operators(graph)))
 
 
-class _Walker:
-    """Teacher and student side by side; the head's moments are kept for last."""
-
-    def __init__(self, job: PruneJob, share: float) -> None:
-        self.job = job
-        self.shares = _shares(job.graph, share)
-        self.result = Pruned()
-        self.student: dict[str, FloatArray] = dict(job.teacher)
-        self.walk = LayerWalk(
-            job.graph,
-            job.batches,
-            {"teacher": job.teacher, "student": self.student},
-            budget_bytes=job.budget_bytes,
-            threads=job.threads,
-        )
-
-    def moments(self, operators: Sequence[Operator]) -> CrossMoments:
-        """Joint moments of what operators that read one tensor see, pruned and dense."""
-        first = operators[0]
-        self.walk.advance(min(self.job.graph.consumed_at(o) for o in operators))
-        found = CrossMoments(first.in_channels, first.in_channels)
-        for seen in self.walk.observe(first.input):
-            pair = [
-                rows(seen[track], channel_axis(first), _ROWS_PER_SAMPLE)
-                for track in ("student", "teacher")
-            ]
-            found.update(*pair)
-        return found
-
-    def fit(self, operator: Operator, moments: CrossMoments) -> None:
-        """Prune and refit one operator, and let the layers behind it see that."""
-        job, result = self.job, self.result
-        fitted = _fitted(job.teacher, operator, moments, self.shares[operator.name], job.ridge)
-        result.weights[operator.name], result.shifts[operator.name] = fitted
-        self.student[operator.weight] = result.weights[operator.name]
-        self.student[operator.shift] = result.shifts[operator.name]
-
-
 def prune_weights(job: PruneJob, share: float) -> Pruned:
     """Prune `share` of every operator's weights but the head's, which is taught first.
 
     The job's `keep` and `masks` play no part. The result's ``head_moments`` are for
     `prune_head_weights`.
     """
-    walker = _Walker(job, share)
-    info = job.graph.artifact.info
-    for operators in _by_input(prunable_operators(job.graph)):
-        moments = walker.moments(operators)
+    walker, head = SideBySide(job), job.graph.artifact.info.head
+    shares = _shares(job.graph, share)
+    readers = _by_input(prunable_operators(job.graph))
+    limits = [min(job.graph.consumed_at(o) for o in operators) for operators in readers]
+    for operators, limit, then in zip_longest(readers, limits, limits[1:]):
+        walker.walk.advance(limit)
+        moments = _moments(walker, operators[0], then)
         for operator in operators:
-            if operator.name == info.head:
+            if operator.name == head:
                 walker.result.head_moments = moments
             elif share:
-                walker.fit(operator, moments)
+                _fit(walker, operator, moments, shares[operator.name])
         job.on_layer()
     return walker.result
+
+
+def _moments(walker: SideBySide, operator: Operator, then: int | None) -> CrossMoments:
+    """Joint moments of what an operator reads, pruned and dense."""
+    found = CrossMoments(operator.in_channels, operator.in_channels)
+    for seen in walker.walk.observe(operator.input, then=then):
+        pair = [
+            rows(seen[track], channel_axis(operator), _ROWS_PER_SAMPLE)
+            for track in ("student", "teacher")
+        ]
+        found.update(*pair)
+    return found
+
+
+def _fit(walker: SideBySide, operator: Operator, moments: CrossMoments, share: float) -> None:
+    """Prune and refit one operator, and let the layers behind it see that."""
+    job, result = walker.job, walker.result
+    fitted = _fitted(job.teacher, operator, moments, share, job.ridge)
+    result.weights[operator.name], result.shifts[operator.name] = fitted
+    walker.student[operator.weight] = result.weights[operator.name]
+    walker.student[operator.shift] = result.shifts[operator.name]
 
 
 def _shares(graph: Graph, share: float) -> dict[str, float]:

@@ -23,7 +23,7 @@ from ._stream import Batches
 from .repair import Elimination, outgoing_weights
 from .statistics import CrossMoments, rows
 
-__all__ = ["DamageCurve", "allocate", "damage_curves", "spread"]
+__all__ = ["DamageCurve", "damage_curves", "spread"]
 
 _ROWS_PER_SAMPLE = 32
 _STEPS = 32
@@ -138,21 +138,3 @@ def _price(curve: DamageCurve, kept: int, multiple: int) -> float:
     """Damage per unit of the next step down."""
     fewer = _below(kept, multiple)
     return (curve.at(curve.units - fewer) - curve.at(curve.units - kept)) / (kept - fewer)
-
-
-def allocate(
-    graph: Graph,
-    batches: Batches,
-    teacher: Mapping[str, FloatArray],
-    keep: Mapping[str, int],
-    *,
-    multiple: int,
-    ridge: float,
-    threads: int,
-) -> dict[str, int]:
-    """Turn a uniform plan into one that removes units where the repair can make good for them.
-
-    Groups that are read in several places keep their uniform share.
-    """
-    curves = damage_curves(graph, batches, teacher, frozenset(keep), ridge=ridge, threads=threads)
-    return spread(curves, keep, multiple)

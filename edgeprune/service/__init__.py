@@ -9,8 +9,9 @@ Each name brings what it needs when it is first used: `edgeprune ctl` needs no O
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy
 
 if TYPE_CHECKING:
     from ._events import ServiceEvent
@@ -32,27 +33,14 @@ __all__ = [
     "open_input",
 ]
 
-_HOME_OF = {
-    "InputCounts": "_inputs",
-    "InputOptions": "_inputs",
-    "LiveInput": "_inputs",
-    "LiveResult": "_sample",
-    "LiveSample": "_sample",
-    "Service": "_service",
-    "ServiceEvent": "_events",
-    "ServiceSettings": "_settings",
-    "open_input": "_open_input",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name from where it lives, once (PEP 562)."""
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "_events": ("ServiceEvent",),
+        "_inputs": ("InputCounts", "InputOptions", "LiveInput"),
+        "_open_input": ("open_input",),
+        "_sample": ("LiveResult", "LiveSample"),
+        "_service": ("Service",),
+        "_settings": ("ServiceSettings",),
+    },
+)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import threading
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Generic, Literal, TypeAlias
 
+from ..devices import LiveSource, Source
+from ..devices._closing import Closing
+from ..devices._source import ChunkT
 from ._sample import LiveSample
 
-__all__ = ["InputCounts", "InputOptions", "LiveInput", "Pacing"]
+__all__ = ["InputCounts", "InputOptions", "LiveInput", "Pacing", "SourceInput"]
 
 Pacing: TypeAlias = Literal["realtime", "fast"]
 
@@ -73,7 +76,7 @@ class InputCounts:
         }
 
 
-class LiveInput(ABC):
+class LiveInput(Closing):
     """An iterator of `LiveSample`, a context manager, and closable from any thread.
 
     Three lines to see it::
@@ -136,13 +139,41 @@ class LiveInput(ABC):
         while (sample := self.read()) is not None:
             yield sample
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+class SourceInput(LiveInput, Generic[ChunkT]):
+    """Samples of a device or of a file that is read like one.
+
+    Args:
+        source: what gives sound or pictures.
+        kind: what the source is, for people.
+    """
+
+    def __init__(self, source: Source[ChunkT], kind: str) -> None:
+        self.name, self.kind, self.live = source.name, kind, source.live
+        self._source: Source[ChunkT] = source
+        self._delivered_s: float | None = None
+        self._lock = threading.Lock()  # between the reader, and who asks for counts
+
+    @property
+    def ended(self) -> bool:
+        """Whether no sample will ever come again."""
+        return self._source.ended
+
+    @property
+    def delivered_s(self) -> float | None:
+        """When the source gave anything last, be it silence."""
+        return self._delivered_s
+
+    @property
+    def troubles(self) -> frozenset[str]:
+        """What is wrong with the device now."""
+        return self._source.troubles if isinstance(self._source, LiveSource) else frozenset()
+
+    @property
+    def connections(self) -> int:
+        """How often the device was opened and delivered something."""
+        return self._source.connections if isinstance(self._source, LiveSource) else 1
+
+    def close(self) -> None:
+        """Close the source and end the iteration."""
+        self._source.close()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 
-from ..devices import FrameThinner, ImagePreprocess, LiveSource, Source, VideoFrame
-from ._inputs import InputCounts, LiveInput
+from ..devices import FrameThinner, ImagePreprocess, Source, VideoFrame
+from ._inputs import InputCounts, SourceInput
 from ._sample import LiveSample
 
 __all__ = ["PictureInput"]
 
 
-class PictureInput(LiveInput):
+class PictureInput(SourceInput[VideoFrame]):
     """Preprocesses each picture that is read, as a file would be.
 
     Of a camera that is the latest one: pictures that came while the network was busy are counted
@@ -34,14 +33,11 @@ class PictureInput(LiveInput):
         thinner: FrameThinner,
         kind: str,
     ) -> None:
-        self.name, self.kind, self.live = source.name, kind, source.live
-        self._source = source
+        super().__init__(source, kind)
         self._preprocess = preprocess
         self._thinner = thinner
-        self._delivered_s: float | None = None
         self._teaching = self._passed_over = 0
         self._held_back: Counter[str] = Counter()
-        self._lock = threading.Lock()  # between the reader, and who asks for counts
 
     def read(self, timeout_s: float | None = None) -> LiveSample | None:
         """Return the next sample; see `LiveInput.read`."""
@@ -59,16 +55,6 @@ class PictureInput(LiveInput):
         )
 
     @property
-    def ended(self) -> bool:
-        """Whether no sample will ever come again."""
-        return self._source.ended
-
-    @property
-    def delivered_s(self) -> float | None:
-        """When the source gave a picture last."""
-        return self._delivered_s
-
-    @property
     def counts(self) -> InputCounts:
         """What became of the pictures so far."""
         with self._lock:
@@ -78,17 +64,3 @@ class PictureInput(LiveInput):
                 held_back=dict(self._held_back),
                 passed_over=self._passed_over,
             )
-
-    @property
-    def troubles(self) -> frozenset[str]:
-        """What is wrong with the camera now."""
-        return self._source.troubles if isinstance(self._source, LiveSource) else frozenset()
-
-    @property
-    def connections(self) -> int:
-        """How often the camera was opened and delivered something."""
-        return self._source.connections if isinstance(self._source, LiveSource) else 1
-
-    def close(self) -> None:
-        """Close the source and end the iteration."""
-        self._source.close()

@@ -7,13 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._labels import class_name
+from ..devices._closing import Closing
 from ..runtime.artifact import Artifact
 from ..runtime.errors import EdgepruneError, InputError, NotEnoughSamples, ProfileNotFound
 from ..runtime.session import Session, default_threads
@@ -35,7 +35,7 @@ _FEWEST = 10  # what a personalisation needs
 _FADE = 0.15  # what classes learnt before are worth, as a share of the samples learnt from
 
 
-class Service:
+class Service(Closing):
     """A network that answers every sample and learns its user as it goes.
 
     `process` answers on the caller's thread and never waits for learning. Learning happens in a
@@ -91,17 +91,6 @@ class Service:
         self._user = self._keeper.user(profile)
         self._serving = self._serve(self._user)
         self._keeper.start(self._forgotten)
-
-    def __enter__(self) -> Service:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # Answering
 

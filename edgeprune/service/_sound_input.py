@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -11,14 +10,13 @@ from typing import Final
 from ..devices import (
     AudioChunk,
     BadSample,
-    LiveSource,
     LogMelPreprocess,
     Segmenter,
     SoundSegment,
     Source,
     WaveformPreprocess,
 )
-from ._inputs import InputCounts, LiveInput
+from ._inputs import InputCounts, SourceInput
 from ._sample import LiveSample
 
 __all__ = ["SoundInput"]
@@ -26,7 +24,7 @@ __all__ = ["SoundInput"]
 _KEPT_WAITS: Final = 1000
 
 
-class SoundInput(LiveInput):
+class SoundInput(SourceInput[AudioChunk]):
     """Cuts a source of sound into segments and preprocesses each, as a file would be.
 
     A segment is a clip of exactly the model's window, so the preprocessing neither cuts nor pads
@@ -47,17 +45,14 @@ class SoundInput(LiveInput):
         segmenter: Segmenter,
         kind: str,
     ) -> None:
-        self.name, self.kind, self.live = source.name, kind, source.live
-        self._source = source
+        super().__init__(source, kind)
         self._preprocess = preprocess
         self._segmenter = segmenter
         self._ready: deque[LiveSample] = deque()
         self._waits_ms: deque[float] = deque(maxlen=_KEPT_WAITS)
         self._flushed = False
-        self._delivered_s: float | None = None
         self._samples = self._unusable = 0
         self._lost_s = 0.0
-        self._lock = threading.Lock()  # between the reader, and who asks for counts
 
     def read(self, timeout_s: float | None = None) -> LiveSample | None:
         """Return the next sample; see `LiveInput.read`."""
@@ -81,11 +76,6 @@ class SoundInput(LiveInput):
         return self._source.ended and self._flushed and not self._ready
 
     @property
-    def delivered_s(self) -> float | None:
-        """When the source gave anything last, be it silence."""
-        return self._delivered_s
-
-    @property
     def counts(self) -> InputCounts:
         """What became of the sound so far."""
         with self._lock:
@@ -102,24 +92,10 @@ class SoundInput(LiveInput):
             )
 
     @property
-    def troubles(self) -> frozenset[str]:
-        """What is wrong with the microphone now."""
-        return self._source.troubles if isinstance(self._source, LiveSource) else frozenset()
-
-    @property
-    def connections(self) -> int:
-        """How often the microphone was opened and delivered something."""
-        return self._source.connections if isinstance(self._source, LiveSource) else 1
-
-    @property
     def waits_ms(self) -> tuple[float, ...]:
         """How long after the end of its sound each of the latest samples was complete."""
         with self._lock:
             return tuple(self._waits_ms)
-
-    def close(self) -> None:
-        """Close the source and end the iteration."""
-        self._source.close()
 
     def _hear(self, chunk: AudioChunk | None) -> None:
         """Take the next chunk; None at the end of the source."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgeprune.runtime._graph import Graph
 from edgeprune.runtime._stream import Batches
-from edgeprune.runtime.allocation import DamageCurve, allocate, damage_curves, spread
+from edgeprune.runtime.allocation import DamageCurve, damage_curves, spread
 
 FAST = settings(max_examples=50, deadline=None)
 
@@ -124,12 +124,11 @@ def test_groups_that_are_read_twice_have_no_curve(residual, pictures):
 
 def test_a_plan_for_the_digits_network(digits, demo):
     keep = {g.name: g.units // 2 for g in digits.info.prunable if g.kind == "hidden"}
-    counts = allocate(
-        *(Graph(digits), batches(digits, demo.adapt[:24]), teacher(digits), keep),
-        multiple=8,
-        ridge=0.1,
-        threads=1,
+    few = batches(digits, demo.adapt[:24])
+    curves = damage_curves(
+        Graph(digits), few, teacher(digits), frozenset(keep), ridge=0.1, threads=1
     )
+    counts = spread(curves, keep, 8)
     assert counts.keys() == keep.keys()
     assert abs(sum(counts.values()) - sum(keep.values())) <= 8
     assert all(count % 8 == 0 for count in counts.values())
