@@ -14,7 +14,7 @@ from .._timing import Arm, Ratio, Spread, Timing, Verdict
 from ..runtime.artifact import ModelInfo
 from ..runtime.errors import InputError
 
-__all__ = ["SCHEMA", "BenchRun", "Kind", "Row", "facts", "rows_of"]
+__all__ = ["SCHEMA", "BenchRun", "Kind", "Row", "conditions", "facts", "rows_of"]
 
 SCHEMA = 1
 Kind = Literal["latency", "cost"]
@@ -146,6 +146,15 @@ def facts(name: str, info: ModelInfo) -> dict[str, Any]:
         "model_id": info.model_id,
         "parameters": info.parameters,
         "macs": info.macs,
+    }
+
+
+def conditions(timing: Timing) -> dict[str, Any]:
+    """What a measurement has to be read with: its noise, and what went on beside it."""
+    return {
+        "control": asdict(timing.control),
+        "floor": timing.floor,
+        **timing.conditions.to_dict(),
     }
 
 

@@ -6,7 +6,7 @@ import itertools
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ..runtime.personalize import personalize
 from ..runtime.session import default_threads
 from ..runtime.settings import Settings
 from ._memory import BARE, Task, peak_bytes
-from ._run import BenchRun, facts, rows_of
+from ._run import BenchRun, conditions, facts, rows_of
 
 __all__ = ["STRENGTHS", "cost"]
 
@@ -100,14 +100,7 @@ def cost(
         },
         tuple(rows_of(timing, f"{len(arrays)} samples: ", details)),
         timing.remarks,
-        {
-            "conditions": {
-                "control": asdict(timing.control),
-                "floor": timing.floor,
-                **timing.conditions.to_dict(),
-            },
-            "memory_growth": grown,
-        },
+        {"conditions": conditions(timing), "memory_growth": grown},
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..runtime._watch import POSITIONS_EVERY, watch
 from ..runtime.artifact import Artifact
 from ..runtime.profile import Profile
 from ._networks import Network, networks, prunings
-from ._run import BenchRun, Row, facts, rows_of
+from ._run import BenchRun, Row, conditions, facts, rows_of
 
 __all__ = ["latency"]
 
@@ -71,24 +72,19 @@ def latency(
         ArtifactError, CompactError: a network cannot be loaded, compacted or quantised.
     """
     limits = limits or Limits(budget_s=20.0)
-    rows: list[Row] = []
-    remarks: dict[str, None] = {}
-    timings: dict[str, Any] = {}
+    found = _Found()
     with tempfile.TemporaryDirectory(prefix="edgeprune-bench-") as folder:
         on_progress("compacting", 0.0)
         wanted = prunings(artifact, profile, shares, scope, seed)
         multiples = (channel_multiple, 1)
         forms = networks(artifact, plain, wanted, multiples, Path(folder), int8=int8)
-        for count in threads:
-            for batch in batches:
-                prefix = f"threads {count}, batch {batch}: "
-                cell = _Cell(artifact, forms, count, batch, limits, seed, scope, on_progress)
-                for timing, found in cell.measured(prefix, statistics and artifact.info.single):
-                    rows += found
-                    remarks |= {f"{prefix}{remark}": None for remark in timing.remarks}
-                    timings.setdefault(prefix.rstrip(": "), []).append(_conditions(timing))
+        for count, batch in product(threads, batches):
+            prefix = f"threads {count}, batch {batch}: "
+            cell = _Cell(artifact, forms, count, batch, limits, seed, scope, on_progress)
+            for timing, rows in cell.measured(prefix, statistics and artifact.info.single):
+                found.add(prefix, timing, rows)
     if statistics and not artifact.info.single:
-        remarks["the statistics pass needs a model of one input of floats and one output"] = None
+        found.remark("the statistics pass needs a model of one input of floats and one output")
     return BenchRun(
         "latency",
         facts(artifact.path.name, artifact.info),
@@ -102,18 +98,28 @@ def latency(
             "limits": asdict(limits),
             "seed": seed,
         },
-        tuple(rows),
-        tuple(remarks),
-        {"conditions": timings},
+        tuple(found.rows),
+        tuple(found.remarks),
+        {"conditions": found.conditions},
     )
 
 
-def _conditions(timing: Timing) -> dict[str, Any]:
-    return {
-        "control": asdict(timing.control),
-        "floor": timing.floor,
-        **timing.conditions.to_dict(),
-    }
+@dataclass
+class _Found:
+    """What was measured so far; a remark is made once."""
+
+    rows: list[Row] = field(default_factory=list)
+    remarks: dict[str, None] = field(default_factory=dict)
+    conditions: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def add(self, prefix: str, timing: Timing, rows: Sequence[Row]) -> None:
+        self.rows += rows
+        for remark in timing.remarks:
+            self.remark(f"{prefix}{remark}")
+        self.conditions.setdefault(prefix.rstrip(": "), []).append(conditions(timing))
+
+    def remark(self, text: str) -> None:
+        self.remarks[text] = None
 
 
 @dataclass(frozen=True)

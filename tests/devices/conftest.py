@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -8,15 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-
-
-@pytest.fixture(scope="session")
-def data() -> Path:
-    """The folder of real recordings and pictures."""
-    folder = os.environ.get("EDGEPRUNE_DATA")
-    if not folder:
-        pytest.skip("EDGEPRUNE_DATA is not set: no real data to test with")
-    return Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -21,15 +20,6 @@ from .studies import SMALL, invoke
 HERE = Path(__file__).parent
 PICTURES = {"kind": "image", "height": 32, "width": 32, "mean": [127.0], "std": [64.0]}
 WNIDS = ("n01443537", "n02123394", "n03250847", "n07768694")
-
-
-@pytest.fixture(scope="session")
-def data() -> Path:
-    """The folder of real recordings and pictures."""
-    folder = os.environ.get("EDGEPRUNE_DATA")
-    if not folder:
-        pytest.skip("EDGEPRUNE_DATA is not set: no real data to test with")
-    return Path(folder)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,15 +15,6 @@ from .running import Running
 __all__ = ["pictures", "pulse", "pulse_server"]
 
 Run = Callable[..., Running]
-
-
-@pytest.fixture(scope="session")
-def data() -> Path:
-    """The folder of real recordings and pictures."""
-    folder = os.environ.get("EDGEPRUNE_DATA")
-    if not folder:
-        pytest.skip("EDGEPRUNE_DATA is not set: no real data to test with")
-    return Path(folder)
 
 
 @pytest.fixture

@@ -117,9 +117,13 @@ def test_what_is_no_request_is_told_why(line, text):
 
 
 @given(st.binary(max_size=300) | st.text(max_size=100).map(str.encode))
-def test_no_bytes_do_more_than_be_refused(line):
-    with contextlib.suppress(BadRequest):
-        parse_request(line)
+def test_bytes_are_a_request_or_are_refused(line):
+    try:
+        found = parse_request(line)
+    except BadRequest as refusal:
+        assert 0 < len(str(refusal)) <= 300
+    else:
+        assert found.command in COMMANDS
 
 
 JSON = st.recursive(
@@ -130,10 +134,13 @@ JSON = st.recursive(
 
 
 @given(st.fixed_dictionaries({"version": st.just(1) | JSON, "command": JSON, "profile": JSON}))
-def test_no_json_does_more_than_be_refused(fields):
-    with contextlib.suppress(BadRequest):
-        request = parse_request(json.dumps(fields).encode())
-        assert request.command in COMMANDS
+def test_json_is_a_request_or_is_refused(fields):
+    try:
+        found = parse_request(json.dumps(fields).encode())
+    except BadRequest as refusal:
+        assert 0 < len(str(refusal)) <= 300
+    else:
+        assert found.command in COMMANDS
 
 
 def test_answers_and_refusals(server, path, asked):

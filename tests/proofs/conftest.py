@@ -24,14 +24,6 @@ Cli = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")
-def data() -> Path:
-    folder = os.environ.get("EDGEPRUNE_DATA")
-    if not folder:
-        pytest.skip("EDGEPRUNE_DATA is not set: no real data to prove anything on")
-    return Path(folder)
-
-
-@pytest.fixture(scope="session")
 def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
     """Run ``edgeprune ARGUMENTS --json`` as a process of its own, and parse what it prints."""
     home = tmp_path_factory.mktemp("home")

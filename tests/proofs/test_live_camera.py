@@ -133,10 +133,10 @@ def test_ten_classes_then_ten_others(effnet: Path, data: Path, seed: int, tmp_pa
         arms = _feed(service, files, truth, switch)
     print(f"\nuser {seed}, other classes from sample {switch} on")
     _show(arms, switch, told)
-    _judge(arms, switch)
+    _assert_never_worse_than_dense(arms, switch)
 
 
-def _judge(arms: Arms, switch: int) -> None:
+def _assert_never_worse_than_dense(arms: Arms, switch: int) -> None:
     rows: dict[str, Any] = {arm: _windows(right) for arm, right in arms.hits(switch).items()}
     margin = (rows["service"] - rows["dense"])[switch + GRACE :]
     first = next(n for n, s in enumerate(arms.states) if n >= switch and s == "relaxed")

@@ -26,6 +26,8 @@ from edgeprune.runtime.artifact import (
     Operator,
 )
 
+from .personalizing import outputs_of
+
 ALIGNMENT = 64
 NEUTRAL = {"mask": 1.0, "gain": 1.0, "shift": 0.0}
 
@@ -377,3 +379,12 @@ def residual(make_residual: Callable[..., Artifact]) -> Artifact:
 def pictures() -> np.ndarray:
     """A user's samples for the residual network."""
     return _pictures(60, 1)
+
+
+@pytest.fixture(scope="module")
+def few(digits: Artifact, demo: Any) -> np.ndarray:
+    """Samples of one word, as the network hears it."""
+    told = outputs_of(digits, None, demo.adapt).argmax(1)
+    samples = demo.adapt[told == np.bincount(told).argmax()]
+    assert len(samples) > 14
+    return samples

@@ -13,19 +13,15 @@ import numpy as np
 import pytest
 
 from edgeprune.runtime.artifact import Artifact
-from edgeprune.runtime.errors import EdgepruneError, GuardRefused, InputError, NotEnoughSamples
 from edgeprune.runtime.personalize import Outcome, Settings, personalize
 from edgeprune.runtime.prior import prior_shift, softmax
 from edgeprune.runtime.profile import Profile
 from edgeprune.runtime.session import Session
 from edgeprune.runtime.store import DENSE, ProfileStore
 
+from .personalizing import QUICK, outputs_of
+
 STEPS = ["watching", "normalising", "pruning and repairing", "checking"]
-QUICK: dict[str, Any] = {"threads": 1, "max_samples": 40, "allocation": "uniform"}
-
-
-def outputs_of(artifact: Artifact, profile: Profile | None, samples: Any) -> np.ndarray:
-    return Session(artifact, profile, threads=1).run(samples)
 
 
 def comparable(profile: Profile) -> bytes:
@@ -188,15 +184,6 @@ def test_the_guard_sees_its_share(residual, pictures, holdout, held):
     assert (report.samples_adapted, report.samples_held_out) == (40 - held, held)
 
 
-@pytest.fixture(scope="module")
-def few(digits: Artifact, demo: Any) -> np.ndarray:
-    """Samples of one word, as the network hears it."""
-    told = outputs_of(digits, None, demo.adapt).argmax(1)
-    samples = demo.adapt[told == np.bincount(told).argmax()]
-    assert len(samples) > 14
-    return samples
-
-
 def test_normalisation_may_be_forbidden_or_forced(digits, demo, few):
     off = personalize(digits, demo.adapt, Settings(normalization="off", **QUICK))
     forced = Settings(normalization="on", min_agreement=0.0, **QUICK)
@@ -334,158 +321,6 @@ def test_progress_ends_at_one_for_residual_networks(residual, pictures, strength
     chosen = Settings(strength=strength, scope="all", min_agreement=0.0, threads=1)
     personalize(residual, pictures, chosen, on_progress=told.__setitem__)
     assert set(told.values()) == {1.0}
-
-
-# ---- what is refused
-
-
-def test_the_guard_refuses_and_says_so(digits, demo):
-    strict = Settings(sparsity=0.9, min_agreement=1.0, **QUICK)
-    with pytest.raises(GuardRefused, match=r"agrees.*limit 100%.*Nothing was changed") as caught:
-        personalize(digits, demo.adapt, strict)
-    assert caught.value.exit_code == 3
-
-
-def test_without_a_sparsity_it_goes_as_far_as_the_guard_allows(digits, demo):
-    chosen = Settings(threads=1)
-    report = personalize(digits, demo.adapt, chosen).report
-    assert [one.allowed for one in report.tried] == [False] * (len(report.tried) - 1) + [True]
-    assert tuple(one.sparsity for one in report.tried) == chosen.sparsities[: len(report.tried)]
-    assert report.sparsity.hidden_units == pytest.approx(report.tried[-1].sparsity, abs=0.05)
-    assert report.guard.score == report.tried[-1].score >= chosen.min_change
-
-
-def test_a_stricter_limit_prunes_less_and_then_refuses(digits, demo):
-    free = personalize(digits, demo.adapt, Settings(threads=1)).report
-    stricter = dataclasses.replace(Settings(threads=1), min_change=free.guard.score + 1e-6)
-    try:
-        report = personalize(digits, demo.adapt, stricter).report
-    except GuardRefused:
-        return
-    assert report.tried[-1].sparsity < free.tried[-1].sparsity
-
-
-def test_what_was_tried_is_told_where_nothing_is_allowed(digits, demo):
-    with pytest.raises(GuardRefused, match=r"Nothing was changed. Sparsities tried: 0.7, 0.5"):
-        personalize(digits, demo.adapt, Settings(min_change=1.0, threads=1))
-
-
-def test_the_outcome_is_that_of_asking_for_the_sparsity_it_chose(digits, demo):
-    chosen = personalize(digits, demo.adapt, Settings(min_change=0.03, threads=1))
-    asked = Settings(sparsity=chosen.report.tried[-1].sparsity, threads=1)
-    same = personalize(digits, demo.adapt, asked).profile
-    for name, mask in same.masks.items():
-        np.testing.assert_array_equal(mask, chosen.profile.masks[name])
-    for name, weight in same.weights.items():
-        np.testing.assert_array_equal(weight, chosen.profile.weights[name])
-
-
-@pytest.mark.parametrize("what", ["one word", "noise", "near silence"])
-def test_a_stream_that_says_one_thing_is_refused(digits, demo, few, what):
-    rng = np.random.default_rng(0)
-    quiet = np.full_like(demo.adapt[:40], demo.adapt.min())
-    level = {"noise": 1.0, "near silence": 0.02}
-    stream = few
-    if what in level:
-        stream = quiet + level[what] * rng.standard_normal(quiet.shape).astype(np.float32)
-    with pytest.raises((GuardRefused, NotEnoughSamples), match=r"alike.*Nothing was changed"):
-        personalize(digits, stream, Settings(threads=1))
-
-
-@pytest.mark.parametrize("count", [0, 1, 9])
-def test_too_few_samples(digits, demo, count):
-    with pytest.raises(NotEnoughSamples, match=f"{count} of {count}.*at least 10"):
-        personalize(digits, demo.adapt[:count], Settings(threads=1))
-
-
-def test_ten_samples_are_enough_as_the_documentation_says(residual, pictures):
-    report = personalize(residual, pictures[:10], Settings(threads=1, min_agreement=0.0)).report
-    assert (report.samples_adapted, report.samples_held_out) == (8, 2)
-
-
-@pytest.mark.parametrize("count", [30, 60])
-def test_a_stream_of_unusable_samples(digits, count):
-    with pytest.raises(NotEnoughSamples, match=f"^0 of {count} "):
-        personalize(digits, [None] * count, Settings(threads=1))  # type: ignore[list-item]
-
-
-@pytest.mark.parametrize("usable", [1, 4, 9])
-def test_too_few_usable_samples_among_many(digits, demo, usable):
-    """What has not been read yet must not be counted as usable."""
-    some = [x if index < usable else None for index, x in enumerate(demo.adapt)]
-    with pytest.raises(NotEnoughSamples):
-        personalize(digits, some, Settings(threads=1))
-
-
-def test_unusable_samples_are_passed_over(digits, demo):
-    some = [None if index % 3 == 0 else x for index, x in enumerate(demo.adapt)]
-    outcome = personalize(digits, some, Settings(threads=1))
-    assert outcome.report.samples_seen == 120
-    assert outcome.report.samples_adapted == 64
-    assert outcome.report.samples_held_out == 16
-    dense = demo.accuracy(outputs_of(digits, None, demo.test))
-    assert demo.accuracy(outputs_of(digits, outcome.profile, demo.test)) > dense + 0.2
-
-
-def test_nothing_usable_left_for_the_guard(digits, demo):
-    some = [None if index % 5 == 4 else x for index, x in enumerate(demo.adapt[:60])]
-    with pytest.raises(NotEnoughSamples):
-        personalize(digits, some, Settings(threads=1))
-
-
-@pytest.mark.parametrize("place", [0, 4, 11])
-def test_a_sample_of_the_wrong_shape(digits, demo, place):
-    samples = list(demo.adapt[:20])
-    samples[place] = samples[place][:, :, :30]
-    with pytest.raises(InputError, match=r"shape.*Nothing was changed"):
-        personalize(digits, samples, Settings(threads=1))
-
-
-def test_samples_with_a_batch_axis(digits, demo):
-    with pytest.raises(InputError, match="shape"):
-        personalize(digits, demo.adapt[:20, None], Settings(threads=1))
-
-
-def poisoned(samples: np.ndarray, place: int, value: float) -> np.ndarray:
-    samples = samples[:20].copy()
-    samples[place, 0, 3, 3] = value
-    return samples
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_held_out_sample_that_is_not_finite(digits, demo, value):
-    with pytest.raises(InputError, match="NaN or infinite"):
-        personalize(digits, poisoned(demo.adapt, 4, value), Settings(threads=1))
-
-
-@pytest.mark.parametrize("strength", ["deep", "light"])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_sample_that_is_not_finite(digits, demo, strength, value):
-    with pytest.raises(InputError, match="NaN or infinite"):
-        personalize(digits, poisoned(demo.adapt, 3, value), Settings(threads=1, strength=strength))
-
-
-@pytest.mark.parametrize("strength", ["deep", "light"])
-@pytest.mark.parametrize("normalization", ["auto", "on"])
-def test_silence_does_not_crash(digits, demo, strength, normalization):
-    silence = np.zeros_like(demo.adapt[:20])
-    chosen = Settings(strength=strength, normalization=normalization, threads=1)
-    try:
-        profile = personalize(digits, silence, chosen).profile
-    except EdgepruneError:
-        return
-    assert np.isfinite(outputs_of(digits, profile, demo.test)).all()
-
-
-@pytest.mark.parametrize("strength", ["deep", "light"])
-def test_silence_is_refused_or_harmless(digits, demo, strength):
-    silence = np.zeros_like(demo.adapt[:40])
-    try:
-        profile = personalize(digits, silence, Settings(strength=strength, threads=1)).profile
-    except EdgepruneError:
-        return
-    dense = demo.accuracy(outputs_of(digits, None, demo.test))
-    assert demo.accuracy(outputs_of(digits, profile, demo.test)) > dense - 0.1
 
 
 # ---- memory

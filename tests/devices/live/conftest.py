@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import sys
 import threading
@@ -19,15 +18,6 @@ from edgeprune.devices import DeviceEvent
 from .sound_server import pulse, pulse_server
 
 __all__ = ["pulse", "pulse_server"]
-
-
-@pytest.fixture(scope="session")
-def data() -> Path:
-    """The folder of real recordings and pictures."""
-    folder = os.environ.get("EDGEPRUNE_DATA")
-    if not folder:
-        pytest.skip("EDGEPRUNE_DATA is not set: no real data to test with")
-    return Path(folder)
 
 
 @pytest.fixture(autouse=True)
