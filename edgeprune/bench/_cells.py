@@ -143,9 +143,16 @@ def read_results(path: Path) -> list[Cell]:
         InputError: it cannot be read, or holds something else.
     """
     try:
-        first, *lines = path.read_text().splitlines() or [""]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read results from {path}: {error}.") from error
+        first, *lines = path.read_text("utf-8").splitlines() or [""]
+    except OSError as error:
+        raise InputError(
+            f"cannot read results from {path}: {error.strerror or error}. Check the path."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is no file of results: it is no text. Give what `edgeprune bench "
+            "personalization` wrote (RESULTS.jsonl)."
+        ) from error
     _parsed_header(path, first)
     cells = dict(_parsed(path, number, line) for number, line in enumerate(lines, start=2))
     return [cell for cell in cells.values() if cell.status == "ok"]

@@ -97,6 +97,15 @@ def test_other_files_are_refused(tmp_path, text):
         study_guard([path])
 
 
+def test_what_cannot_be_read_is_refused(tmp_path):
+    path = tmp_path / "binary.jsonl"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"it is no text. Give what .* wrote"):
+        study_guard([path])
+    with pytest.raises(InputError, match="Is a directory. Check the path"):
+        study_guard([tmp_path])
+
+
 def test_a_study_without_judgements_is_refused(tmp_path):
     with pytest.raises(InputError, match="nothing that the guard judged"):
         study_guard([written(tmp_path / "dense.jsonl", [cell("one", "A0", 80)])])
