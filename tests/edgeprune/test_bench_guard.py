@@ -102,7 +102,7 @@ def test_what_cannot_be_read_is_refused(tmp_path):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match=r"it is no text. Give what .* wrote"):
         study_guard([path])
-    with pytest.raises(InputError, match="Is a directory. Check the path"):
+    with pytest.raises(InputError, match=r"Is a directory\. Check the path"):
         study_guard([tmp_path])
 
 
