@@ -55,10 +55,11 @@ _SHOWN = 5
 @click.option("--user", "names", multiple=True, help="Only this user of DATA; may be repeated.")
 @click.option(
     "--stream",
-    type=click.Choice(["balanced", "skewed", "one-class", "mixed"]),
+    type=click.Choice(["balanced", "stays", "skewed", "one-class", "mixed"]),
     default="balanced",
     show_default=True,
-    help="What adapts: every class alike; 7 of 10 of one class; only that; half somebody else's.",
+    help="What adapts: every class alike; the same in stays of a few; 7 of 10 of one class; only "
+    "that; half somebody else's.",
 )
 @click.option("--label-map", type=_FILE, metavar="CSV", help="From the data's labels to classes.")
 @click.option("--arms", default="all", show_default=True, help="Such as A0,A4,C2.")

@@ -52,6 +52,7 @@ _HELP = {
     "ridge": "Pull of the repair towards no change.",
     "seed": "For the criterion random.",
     "calibrate": "Take off the logits what the stream puts on all of them, where that is safe.",
+    "order": "auto: what follows each other belongs together, where the stream shows that it does.",
     "light_repair": "With light: layer after layer, or from the statistics pass alone, in a third "
     "of the time and less well.",
     "repair": "Masks alone without repair, as a control for comparisons.",

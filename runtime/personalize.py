@@ -33,6 +33,7 @@ from .calibrate import usable_bias
 from .errors import GuardRefused, NotEnoughSamples
 from .guard import GuardReport, distinctness, judge, too_uniform
 from .normalize import renormalize
+from .persistence import links_in_time
 from .prior import (
     ClassHistory,
     effective_classes,
@@ -383,9 +384,10 @@ def _learn_classes(state: State, seen: Watched) -> Classes | None:
     logits -= bias
     if settings.prior == "em":
         return Classes(_plausible(estimate_prior(logits)), bias, None)
-    labels = propagate(logits, features)
+    links = links_in_time(logits) if settings.order == "auto" else None
+    labels = propagate(logits, features, links=links)
     if _meets_all(labels.mean(0)):
-        labels = propagate(logits, features, balance=_BALANCE)
+        labels = propagate(logits, features, balance=_BALANCE, links=links)
     taught = settings.strength == "deep" and info.operator_by_name[info.head].op == "Gemm"
     head = fit_head(features, labels) if taught else None
     return Classes(_plausible(labels.mean(0)), bias, head)

@@ -62,6 +62,9 @@ class Settings:
             expectation maximisation (``em``), or not at all.
         calibrate: take off the logits what the stream puts on all of them, where normalisation was
             not moved and neighbours still agree after it: see `edgeprune.runtime.calibrate`.
+        order: take samples that follow each other for neighbours, as far as the stream shows that
+            what is met stays for a while (``auto``), or make nothing of their order (``off``):
+            see `edgeprune.runtime.persistence`.
         light_repair: how strength ``light`` corrects gains and shifts: layer after layer on the
             pruned network (``walk``), or from the statistics pass alone (``one_pass``), which takes
             little longer than inference and bears less: docs/method.md has the figures.
@@ -90,6 +93,7 @@ class Settings:
     normalization: Literal["auto", "on", "off"] = "auto"
     prior: Literal["graph", "em", "off"] = "graph"
     calibrate: bool = True
+    order: Literal["auto", "off"] = "auto"
     light_repair: Literal["walk", "one_pass"] = "walk"
     repair: bool = True
     channel_multiple: int = 8
@@ -114,6 +118,7 @@ class Settings:
             "allocation": self.allocation in ("damage", "uniform"),
             "normalization": self.normalization in ("auto", "on", "off"),
             "prior": self.prior in ("graph", "em", "off"),
+            "order": self.order in ("auto", "off"),
             "light_repair": self.light_repair in ("one_pass", "walk"),
             "channel_multiple": self.channel_multiple >= 1,
             "ridge": math.isfinite(self.ridge) and self.ridge > 0,

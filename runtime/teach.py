@@ -48,7 +48,11 @@ def neighbours(features: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def propagate(
-    logits: NDArray[np.floating], features: NDArray[np.floating], *, balance: float = 0.0
+    logits: NDArray[np.floating],
+    features: NDArray[np.floating],
+    *,
+    balance: float = 0.0,
+    links: Float64 | None = None,
 ) -> Float64:
     """Spread a network's soft labels over the user's own stream.
 
@@ -58,13 +62,14 @@ def propagate(
         balance: how strongly classes are held to equal shares: each class is handicapped by the
             logarithm of its share times this. Infinity would be the equal partition of
             self-labelling (Asano et al. 2020); a user's classes are never quite that equal.
+        links: what else ties samples together, such as `links_in_time`; ``(samples, samples)``.
 
     Returns:
         Soft labels, float64 ``(samples, classes)``, rows sum to 1. Their mean is an estimate of the
         class prior.
     """
     unary = log_softmax(logits)
-    affinity = neighbours(features)
+    affinity = neighbours(features) if links is None else neighbours(features) + links
     labels, handicap = np.exp(unary), np.zeros(unary.shape[1])
     for _ in range(_ROUNDS):
         scores = unary + affinity @ labels

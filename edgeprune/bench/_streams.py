@@ -12,9 +12,10 @@ from ._users import Labelled, UserFiles
 
 __all__ = ["STREAMS", "StreamKind", "bent"]
 
-StreamKind = Literal["balanced", "skewed", "one-class", "mixed"]
+StreamKind = Literal["balanced", "stays", "skewed", "one-class", "mixed"]
 STREAMS: tuple[str, ...] = get_args(StreamKind)
 _MOSTLY, _SELDOM = 7, 3  # of ten samples of a skewed stream
+_STAY = 5  # samples in a row of one class, on average
 
 _T = TypeVar("_T")
 
@@ -22,6 +23,7 @@ _T = TypeVar("_T")
 def bent(users: Sequence[UserFiles], kind: StreamKind) -> tuple[UserFiles, ...]:
     """The same users, who are scored on the same files and adapt to another stream.
 
+    ``stays`` shows the same samples, each class for a while before the next comes, as a camera would.
     ``skewed`` is seven tenths of one class, as long as its files last; ``one-class`` that class
     alone; ``mixed`` has every second sample from the next user.
 
@@ -30,6 +32,8 @@ def bent(users: Sequence[UserFiles], kind: StreamKind) -> tuple[UserFiles, ...]:
     """
     if kind == "balanced":
         return tuple(users)
+    if kind == "stays":
+        return tuple(replace(user, stay=_STAY) for user in users)
     if kind == "mixed" and len(users) < 2:
         raise InputError("a mixed stream needs two users or more. Nothing was run.")
     following = [*users[1:], users[0]]

@@ -40,6 +40,7 @@ class UserFiles:
 
     The first n of `adapt` hold as many of each class as n allows, so a study of 20 samples sees
     a part of what one of 100 sees. In which order a stream of them comes is `stream`'s matter.
+    ``stay`` is the mean number of samples of a class that follow each other there.
     """
 
     name: str
@@ -47,14 +48,31 @@ class UserFiles:
     classes: tuple[str, ...]
     adapt: tuple[Labelled, ...]
     test: tuple[Labelled, ...]
+    stay: int = 1
 
     def stream(self, samples: int) -> list[int]:
         """Places in `adapt` of the first `samples` files, in the order of a stream.
 
-        Shuffled, because sorted by class a stream would tell the labels.
+        Shuffled, because sorted by class a stream would tell the labels; with a `stay` of more than
+        one, each class stays for a geometric time and the next one is drawn.
         """
-        order = np.random.default_rng([self.seed, samples]).permutation(samples)
-        return [int(place) for place in order]
+        rng = np.random.default_rng([self.seed, samples])
+        order = [int(place) for place in rng.permutation(samples)]
+        return order if self.stay == 1 else self._in_stays(order, rng)
+
+    def _in_stays(self, shuffled: Sequence[int], rng: np.random.Generator) -> list[int]:
+        waiting: dict[str, list[int]] = defaultdict(list)
+        for place in shuffled:
+            waiting[self.adapt[place][1]].append(place)
+        order: list[int] = []
+        while waiting:
+            label = str(rng.choice(sorted(waiting)))
+            count = int(rng.geometric(1 / self.stay))
+            order += waiting[label][:count]
+            del waiting[label][:count]
+            if not waiting[label]:
+                del waiting[label]
+        return order
 
 
 def seeds_are_for(seed: int, users: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def user(name: str, per_class: int = 10) -> UserFiles:
 def test_a_bent_stream_changes_what_adapts_and_nothing_else(kind):
     users = [user("one"), user("two")]
     for before, after in zip(users, bent(users, kind), strict=True):
-        assert dataclasses.replace(after, adapt=before.adapt) == before
+        assert dataclasses.replace(after, adapt=before.adapt, stay=before.stay) == before
         assert len(set(after.adapt)) == len(after.adapt)
 
 
@@ -136,6 +137,18 @@ def test_the_shares_of_the_streams():
     assert sorted(skewed) == sorted(label for _, label in users[0].adapt)
     owners = [path.parts[0] for path, _ in bent(users, "mixed")[0].adapt]
     assert owners[:20].count("two") == 10
+
+
+def test_stays_show_the_same_samples_each_class_for_a_while():
+    plain = user("one", per_class=100)
+    (staying,) = bent([plain], "stays")
+    orders = [one.stream(300) for one in (plain, staying)]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(300))
+    assert orders[1] == staying.stream(300)
+    labels = [[plain.adapt[place][1] for place in order] for order in orders]
+    changes = [sum(a != b for a, b in pairwise(each)) for each in labels]
+    assert changes[0] > 150  # two of three, of three classes
+    assert changes[1] < 90
 
 
 def test_nobody_to_mix_in():

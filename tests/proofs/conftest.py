@@ -42,14 +42,21 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
 
 @pytest.fixture(scope="session")
 def gather(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Link files into a new folder, each into the subfolder of its label, if it has one."""
+    """Link files into a new folder, each into the subfolder of its label, if it has one.
+
+    Their new names are in a random order, which a stream has: sorted by their own they would come
+    class by class, and tell the labels.
+    """
 
     def link(files: Iterable[tuple[Path, str | None]]) -> Path:
         folder = tmp_path_factory.mktemp("user")
-        for file, label in files:
+        chosen = list(files)
+        for (file, label), place in zip(
+            chosen, np.random.default_rng(0).permutation(len(chosen)), strict=True
+        ):
             target = folder / (label or "")
             target.mkdir(exist_ok=True)
-            (target / file.name).symlink_to(file)
+            (target / f"{place:05}_{file.name}").symlink_to(file)
         return folder
 
     return link

@@ -95,9 +95,9 @@ def _ceiling_with_labels(model: Path, adapt: Path, test: Path) -> float:
 
 
 def _loaded(folder: Any) -> tuple[list[np.ndarray[Any, Any]], list[int]]:
-    """Samples and the digits that their file names begin with."""
+    """Samples and the digits of their file names, `00012_DIGIT_SPEAKER_TAKE`."""
     samples = [folder[place] for place in range(len(folder))]
-    return [s.array for s in samples], [int(s.path.name.split("_")[0]) for s in samples]
+    return [s.array for s in samples], [int(s.path.name.split("_")[1]) for s in samples]
 
 
 @pytest.mark.parametrize("recipe", ["plain", "shifted"])
