@@ -33,7 +33,7 @@ def persistence(labels: NDArray[np.floating]) -> float:
     Args:
         labels: soft labels in the order of the stream, ``(samples, classes)``.
     """
-    if len(labels) < 2:  # noqa: PLR2004
+    if len(labels) < 2:
         return 0.0
     found = _agreement(labels)
     rng = np.random.default_rng(0)

@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 def bent(users: Sequence[UserFiles], kind: StreamKind) -> tuple[UserFiles, ...]:
     """The same users, who are scored on the same files and adapt to another stream.
 
-    ``stays`` shows the same samples, each class for a while before the next comes, as a camera would.
+    ``stays`` shows the same samples, each class for a while before the next, as a camera would.
     ``skewed`` is seven tenths of one class, as long as its files last; ``one-class`` that class
     alone; ``mixed`` has every second sample from the next user.
 
