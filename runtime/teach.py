@@ -22,6 +22,8 @@ _ROUNDS = 30
 _BALANCE_ROUNDS = 10
 _LEAST_SHARE = 1e-6
 _MOST_NEIGHBOURS = 10
+_LOUDEST = 20.0
+_HEARD_OUT = 80  # samples, from which on the head is taught in full
 _SAMPLES_PER_NEIGHBOUR = 20  # a short stream holds few samples of a class: fewer neighbours
 
 
@@ -82,7 +84,11 @@ def propagate(
 
 
 def fit_head(
-    features: NDArray[np.floating], labels: Float64, *, ridge: float = 1.0, scale: float = 20.0
+    features: NDArray[np.floating],
+    labels: Float64,
+    *,
+    ridge: float = 1.0,
+    scale: float | None = None,
 ) -> HeadUpdate:
     """Fit soft labels linearly from features, by ridge regression in its dual form.
 
@@ -90,8 +96,11 @@ def fit_head(
         features: what the teacher's head reads, ``(samples, features)``.
         labels: from `propagate`, ``(samples, classes)``.
         ridge: relative to the mean of the kernel's diagonal.
-        scale: logits that a fitted label of 1 is worth.
+        scale: logits that a fitted label of 1 is worth; None for 20, and less on a short stream:
+            fitted to twenty words that were heard once each, it taught the head their noise.
     """
+    if scale is None:
+        scale = _LOUDEST * min(1.0, len(features) / _HEARD_OUT)
     mean = features.mean(0, dtype=np.float64)
     centred = features.astype(np.float64) - mean
     kernel = centred @ centred.T

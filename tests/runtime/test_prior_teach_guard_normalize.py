@@ -222,6 +222,16 @@ def test_the_lesson_is_the_primal_ridge_regression():
     np.testing.assert_allclose(update.weight, 3 * primal, atol=1e-9)
 
 
+def test_a_short_stream_teaches_the_head_softly():
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(160, 6)), np.eye(4)[rng.integers(0, 4, 160)]
+    for samples, share in ((160, 1.0), (80, 1.0), (40, 0.5), (16, 0.2)):
+        part = features[:samples], labels[:samples]
+        taught, full = fit_head(*part), fit_head(*part, scale=20.0)
+        np.testing.assert_allclose(taught.weight, share * full.weight)
+        np.testing.assert_allclose(taught.bias, share * full.bias)
+
+
 def test_a_strong_ridge_teaches_nothing():
     labels, features = clusters(1)
     update = fit_head(features, np.eye(4)[labels], ridge=1e12)
