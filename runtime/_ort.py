@@ -11,7 +11,6 @@ import ctypes
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,6 +145,8 @@ def quantize_static(
     Raises:
         Exception: whatever the quantiser raises.
     """
+    import tempfile
+
     import onnx
 
     with _quantizer() as quantizer, tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:

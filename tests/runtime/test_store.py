@@ -263,7 +263,7 @@ def test_forget_resumes(
         raise OSError(errno.EIO, "the card was pulled")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module.shutil, "rmtree", fail)
+        patch.setattr("shutil.rmtree", fail)
         with pytest.raises(ProfileError, match="Call forget again"):
             store.forget(model_id, "me")
         assert store.list(model_id) == ()
