@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeprune.runtime import store as store_module
 from edgeprune.runtime.artifact import Artifact
 from edgeprune.runtime.errors import ProfileError, ProfileMismatch, ProfileNotFound
 from edgeprune.runtime.profile import Profile, neutral
