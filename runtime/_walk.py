@@ -62,25 +62,35 @@ class LayerWalk:
         self._ahead: tuple[int, dict[str, list[Tensors]]] | None = None
 
     def observe(
-        self, tensor: str, *, then: int | None = None, exactly: bool = False
+        self,
+        tensor: str,
+        *,
+        then: int | None = None,
+        exactly: bool = False,
+        samples: int | None = None,
     ) -> Iterator[dict[str, NDArray[np.float32]]]:
         """Give the values of `tensor` batch by batch, for every track: ``(batch, …)`` float32.
 
         With `then` and `exactly`, what `advance` will be called with next, fixed tracks are moved
-        on in the same run; nothing else may be observed before that.
+        on in the same run; nothing else may be observed before that. With `samples` only about so
+        many are looked at, evenly chosen.
         """
         target = None if then is None else self._target(then, exactly)
         names = () if target is None else self.graph.live(target)
         wanted = {track: (tensor, *(names if track in self.fixed else ())) for track in self.tracks}
         runs = {track: self._run(track, outputs) for track, outputs in wanted.items()}
         ahead: dict[str, list[Tensors]] = {track: [] for track in self.fixed}
+        every = 1 if samples is None else max(1, len(self.batches) // max(samples, 1))
         for index, feeds in enumerate(self._fed()):
-            values = {track: compute(feeds[track]) for track, compute in runs.items()}
+            looked_at = index % every == 0
+            moved = runs.keys() if looked_at else () if target is None else self.fixed
+            values = {track: runs[track](feeds[track]) for track in moved}
             if target is not None:
                 for track, kept in ahead.items():
                     kept.append({name: values[track][name] for name in names})
                     self._forget(track, index)
-            yield {track: found[tensor] for track, found in values.items()}
+            if looked_at:
+                yield {track: found[tensor] for track, found in values.items()}
         if target is not None:
             self._ahead = (target, ahead)
 

@@ -147,6 +147,12 @@ class CrossMoments:
         return self._xx / max(self._count, 1)
 
     @property
+    def mean_variance(self) -> float:
+        """Mean over the channels of the input's variance."""
+        self._merge()
+        return float(np.trace(self._xx)) / max(self._count * len(self._xx), 1)
+
+    @property
     def yx(self) -> Float64:
         """Covariance of target and input, shape ``(targets, inputs)``."""
         self._merge()
