@@ -81,10 +81,10 @@ class LayerWalk:
         runs = {track: self._run(track, outputs) for track, outputs in wanted.items()}
         ahead: dict[str, list[Tensors]] = {track: [] for track in self.fixed}
         every = 1 if samples is None else max(1, len(self.batches) // max(samples, 1))
-        for index, feeds in enumerate(self._fed()):
-            looked_at = index % every == 0
-            moved = runs.keys() if looked_at else () if target is None else self.fixed
-            values = {track: runs[track](feeds[track]) for track in moved}
+        step = every if target is None else 1  # what nobody looks at need not be read
+        for index, feeds in enumerate(self._fed(step)):
+            looked_at = index * step % every == 0
+            values = {t: runs[t](feeds[t]) for t in (runs if looked_at else self.fixed)}
             if target is not None:
                 for track, kept in ahead.items():
                     kept.append({name: values[track][name] for name in names})
@@ -160,12 +160,13 @@ class LayerWalk:
         ]
         return -min(fitting)[1] if fitting else None
 
-    def _fed(self) -> Iterator[Mapping[str, Tensors]]:
+    def _fed(self, step: int = 1) -> Iterator[Mapping[str, Tensors]]:
+        """What stands at the cut, of every `step`-th batch."""
         if self._kept is None:
-            for batch in self.batches:
+            for batch in self.batches if step == 1 else self.batches.every(step):
                 yield {track: {self.graph.input: batch} for track in self.tracks}
             return
-        for index in range(len(next(iter(self._kept.values())))):
+        for index in range(0, len(next(iter(self._kept.values()))), step):
             yield {track: kept[index] for track, kept in self._kept.items()}
 
     def _run(self, track: str, outputs: Sequence[str]) -> Callable[[Tensors], Tensors]:

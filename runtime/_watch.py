@@ -26,7 +26,8 @@ __all__ = ["POSITIONS_EVERY", "ROWS_PER_SAMPLE", "Watched", "Watcher", "watch"]
 
 POSITIONS_EVERY = 8
 ROWS_PER_SAMPLE = 32
-_LOOKED_INTO = 60  # samples, of a stream that is shorter than `POSITIONS_EVERY` times as many
+_LOOKED_INTO = 30  # samples, of a stream that is shorter than `POSITIONS_EVERY` times as many
+_NOTED = 60  # the same where the repair learns from what is written down
 _SAMPLES_AT_ONCE = 32
 
 
@@ -191,6 +192,7 @@ def watch(
         held_out: batches of samples to ask only.
         on_samples: called with the number of samples after each batch.
     """
+    wanted = _NOTED if noted else _LOOKED_INTO
     watcher = Watcher(
         graph,
         tensors,
@@ -198,7 +200,7 @@ def watch(
         means=means,
         positions=positions,
         noted=noted,
-        every=int(np.clip(len(batches) // _LOOKED_INTO, 1, POSITIONS_EVERY)),
+        every=int(np.clip(len(batches) // wanted, 1, POSITIONS_EVERY)),
         threads=threads,
     )
     seen = Watched(statistics=watcher.statistics, said=watcher.said)

@@ -13,7 +13,7 @@ from ._external import FloatArray
 from ._graph import Graph
 from ._light import prune_at_once
 from ._light_walk import operators_reading, prune_light
-from ._ort import trim_memory
+from ._ort import give_back
 from ._outcome import made_profile, taught_logits
 from ._plan import (
     Site,
@@ -53,6 +53,7 @@ _LARGEST_BATCH = 8
 _STEP_BYTES = 8_000_000  # of one node's tensors: larger batches gain nothing on a CPU
 _FEWEST = 10
 _ALLOCATION_SAMPLES = 64
+_LIGHT_BYTES = 20_000_000  # kept between layers: more saves little time, and light is to be light
 _ALIKE = 1e-4
 _BALANCED = 0.3  # share of the classes that a user must meet before normalisation may be moved
 _MEETS_ALL = 0.8  # above this share the prior's deviations from uniform are estimation noise
@@ -105,13 +106,13 @@ def personalize(
     artifact.info.require_single("personalising")
     state = _begin(artifact, source, settings or Settings(), on_progress)
     seen = _watch(state)
-    trim_memory()
     state.stream = state.logits(seen.outputs)
     state.dense_on_held_out = state.logits(seen.held_outputs)
     _need_information(state)
     state.scores = unit_scores(
         state.graph, seen.statistics, state.settings.criterion, state.settings.seed
     )
+    give_back(artifact.tensors.values())
     if _normalize(state, seen):
         seen = _watch_again(state)
     state.classes = _remember(earlier, _learn_classes(state, seen), len(state.adapt))
@@ -340,7 +341,11 @@ def _prune(state: State, seen: Watched, share: float) -> Pruned:
         return prune_deep(job)
     if _in_one_pass(settings):
         return prune_at_once(job, seen.statistics)
-    looked_into = replace(job, batches=state.adapt.subset(seen.looked_into))
+    looked_into = replace(
+        job,
+        batches=state.adapt.subset(seen.looked_into),
+        budget_bytes=min(job.budget_bytes, _LIGHT_BYTES),
+    )
     return prune_light(looked_into, seen.said, ROWS_PER_SAMPLE)
 
 
@@ -371,7 +376,7 @@ def _allocated(state: State, keep: Mapping[str, int]) -> Mapping[str, int]:
 
 def _measured_curves(state: State, groups: frozenset[str]) -> Mapping[str, DamageCurve]:
     """Curves of the groups, from a share of the samples; they serve every sparsity."""
-    return damage_curves(
+    curves = damage_curves(
         state.graph,
         _some(state.adapt, _ALLOCATION_SAMPLES),
         state.teacher,
@@ -379,6 +384,8 @@ def _measured_curves(state: State, groups: frozenset[str]) -> Mapping[str, Damag
         ridge=state.settings.ridge,
         threads=state.threads,
     )
+    give_back(state.artifact.tensors.values())
+    return curves
 
 
 def _some(batches: Batches, count: int) -> Batches:
