@@ -134,7 +134,7 @@ def test_cost_has_time_and_memory(costs):
 
 @pytest.mark.filterwarnings("ignore")
 def test_cost_against_torch(pictures, monkeypatch):
-    """A process for each way; a small network shows that the figures are there, not what they are."""
+    """A process for each way; of a network so small the figures are there and mean nothing."""
     monkeypatch.chdir(Path(__file__).parent)  # where `nets` is
     options = {"rounds": 1, "memory_rounds": 0, "start_rounds": 0, "strengths": ("deep",)}
     run = cost(
