@@ -189,7 +189,7 @@ def spd_inverse(matrix: Float64) -> Float64:
     """
     size = len(matrix)
     if size <= _INVERT_AT_ONCE:
-        return np.linalg.inv(matrix)
+        return np.asarray(np.linalg.inv(matrix), np.float64)
     half = size // 2
     corner, side = matrix[:half, :half], matrix[:half, half:]
     first = spd_inverse(corner)

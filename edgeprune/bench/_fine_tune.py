@@ -146,6 +146,7 @@ def _with_torch(task: TuneTask) -> dict[str, Any]:
     import torch
 
     from ..exporters import load_factory
+    from ._packed import ArrayStream
     from ._torch_prune import as_far_as
     from ._torch_tune import train, warm_up
 
@@ -160,7 +161,7 @@ def _with_torch(task: TuneTask) -> dict[str, Any]:
     fetch = partial(_chosen, torch.from_numpy(samples))
     work: Callable[[], object]
     if task.way == PRUNING:
-        work = partial(as_far_as, net, _Samples(samples), targets, _head(task), task.removed)
+        work = partial(as_far_as, net, ArrayStream(samples), targets, _head(task), task.removed)
     else:
         work = partial(train, net, fetch, targets, recipe=recipe, rate=recipe.lr_whole, seed=0)
     with measured() as cost:
@@ -176,22 +177,6 @@ def _head(task: TuneTask) -> str | None:
     from ..runtime.artifact import Artifact
 
     return Artifact.open(task.model).info.head
-
-
-class _Samples:
-    """An array as what the arms take for a stream."""
-
-    def __init__(self, values: Any) -> None:
-        self._values = values
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __getitem__(self, index: int) -> Any:
-        return self._values[index]
-
-    def batches(self, size: int) -> Any:
-        return (self._values[start : start + size] for start in range(0, len(self), size))
 
 
 def _main() -> None:
