@@ -10,24 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from ._evaluate import compare
-from ._labels import LabelFrom
 from ._network import Network, OnProgress, as_arrays, as_paths, silent
-from ._profile_export import write_personalized_copy
-from ._results import Evaluation, ProfileReport
-from ._sources import CACHE_SHARE, ArraySource, FolderSource, OnUnusable, Samples, reasons
-from .devices import open_folder
-from .runtime import personalize as runtime
 from .runtime.artifact import Artifact
 from .runtime.errors import NotEnoughSamples, ProfileError
-from .runtime.profile import Profile
 from .runtime.session import Session
-from .runtime.settings import Settings
 from .runtime.store import DENSE, ProfileStore, ProfileSummary
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what a first prediction does not need is imported where it is needed
     from ._compaction import CompactionReport
+    from ._labels import LabelFrom
+    from ._results import Evaluation, ProfileReport
+    from ._sources import ArraySource, FolderSource, OnUnusable, Samples
     from .runtime.compact import Rounding
+    from .runtime.profile import Profile
+    from .runtime.settings import Settings
 
 __all__ = ["Model", "load", "personalize"]
 
@@ -133,6 +129,11 @@ class Model(Network):
             InputError, SourceError, ProfileError: wrong samples, or the store cannot be used.
                 After any of these, everything is as it was.
         """
+        from ._results import ProfileReport
+        from ._sources import reasons
+        from .runtime import personalize as runtime
+        from .runtime.settings import Settings
+
         self.info.require_single("personalising")
         settings = replace(settings or Settings(), threads=self._threads_for(settings))
         # What would stop the saving is found now, not after minutes of work.
@@ -183,6 +184,8 @@ class Model(Network):
             SourceError: the folder or a table cannot be used.
             NotEnoughSamples: no labelled file could be read.
         """
+        from ._evaluate import compare
+
         found = self._labelled(Path(source), labels, label_from, label_map, skip_unknown)
         sessions = [self._new_session(None)]
         if self._name is not None:
@@ -250,6 +253,8 @@ class Model(Network):
         Raises:
             ArtifactError: the folder is not empty or cannot be written; nothing was written.
         """
+        from ._profile_export import write_personalized_copy
+
         chosen = self._store.load(profile, self._artifact, generation)
         return write_personalized_copy(self._artifact, chosen, Path(folder))
 
@@ -340,6 +345,9 @@ class Model(Network):
             self._session = None
 
     def _source(self, samples: Samples, settings: Settings) -> FolderSource | ArraySource:
+        from ._sources import CACHE_SHARE, ArraySource, FolderSource
+        from .devices import open_folder
+
         arrays = as_arrays(samples)
         if arrays is not None:
             return ArraySource(arrays)

@@ -12,7 +12,7 @@ import click
 from ._cli_common import Output
 from ._cli_format import table as plain_table
 from .bench._run import BenchRun
-from .bench._run_tables import Table, growth_table, markdown, run_table
+from .bench._run_tables import Table, growth_table, markdown, run_table, torch_table
 
 __all__ = ["check_formats", "finish", "numbers", "print_run", "run_options", "table_text"]
 
@@ -74,7 +74,8 @@ def finish(run: BenchRun, output: Output, plot: Path | None, as_markdown: bool) 
 
 def print_run(run: BenchRun, output: Output) -> None:
     """Print a run as JSON or as tables."""
-    tables = [table for table in (run_table(run), growth_table(run)) if table is not None]
+    made = (run_table(run), growth_table(run), torch_table(run))
+    tables = [table for table in made if table is not None]
     lines = [f"{run.model['name']}, bench {run.kind}, {run.created}", run.machine.sentence(), ""]
     lines += [table_text(table) + "\n" for table in tables]
     lines += [f"! {remark}" for remark in run.remarks]

@@ -47,6 +47,26 @@ __all__ = ["cost"]
     10_000_000,
     help="Numbers of samples to watch the memory grow with, as in 100,1000,10000.",
 )
+@click.option(
+    "--start-rounds",
+    type=click.IntRange(min=0),
+    default=12,
+    show_default=True,
+    help="Processes of each kind that are timed up to their first answer.",
+)
+@click.option(
+    "--factory",
+    metavar="PKG.MOD:F",
+    help="PyTorch module behind MODEL: fine-tuning and Torch-Pruning are measured, too.",
+)
+@click.option("--weights", type=click.Path(path_type=Path, dir_okay=False), help="Its weights.")
+@click.option(
+    "--tune-rounds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes of each kind beside PyTorch's.",
+)
 @run_options
 @threads_option
 @output_options
@@ -59,6 +79,10 @@ def cost(
     rounds: int,
     memory_rounds: int,
     growth: tuple[int, ...] | None,
+    start_rounds: int,
+    factory: str | None,
+    weights: Path | None,
+    tune_rounds: int,
     plot: Path | None,
     as_markdown: bool,
     threads: int | None,
@@ -66,9 +90,16 @@ def cost(
 ) -> None:
     """Personalise MODEL to samples of FOLDER, against plain inference over the same samples.
 
-    Time in turns in one process; peak memory process to process. Nothing is saved.
+    Time in turns in one process; peak memory and the time to a first answer process to process.
+    Nothing is saved.
     """
     from .bench.cost import cost as measure
+    from .bench.cost import need_torch
+
+    if weights is not None and factory is None:
+        raise click.UsageError("--weights goes with --factory.")
+    if factory is not None:
+        need_torch()
 
     check_formats(output, plot, as_markdown)
     rejected: list[tuple[Path, str]] = []
@@ -81,6 +112,10 @@ def cost(
             rounds=rounds,
             memory_rounds=memory_rounds,
             growth=growth or (),
+            start_rounds=start_rounds,
+            factory=factory,
+            weights=weights,
+            tune_rounds=tune_rounds,
             threads=threads,
             on_progress=on_progress,
             on_unusable=lambda path, reason: rejected.append((path, reason)),

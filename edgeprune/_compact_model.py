@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from ._network import Network
 from .runtime._metadata import COMPACTED_KEY
-from .runtime.artifact import Artifact, InputInfo, ModelInfo
+from .runtime.artifact import Artifact, InputInfo, ModelInfo, parse_graph, read_graph
 from .runtime.errors import ArtifactError
 
 __all__ = ["CompactModel", "is_compacted", "load_compact"]
@@ -81,18 +79,8 @@ class CompactModel(Network):
 
 
 def _read(path: Path) -> tuple[bytes, dict[str, str]]:
-    from google.protobuf.message import DecodeError
-
-    try:
-        graph = path.read_bytes()
-        model = onnx.load_from_string(graph)
-    except OSError as error:
-        raise ArtifactError(
-            f"cannot read the model {path}: {error.strerror or error}. Check the path."
-        ) from error
-    except DecodeError as error:
-        raise ArtifactError(f"{path} is not an ONNX model: it cannot be parsed.") from error
-    return graph, {item.key: item.value for item in model.metadata_props}
+    graph = read_graph(path)
+    return graph, dict(parse_graph(graph, path).metadata)
 
 
 def _info(metadata: Mapping[str, str], model_id: str) -> ModelInfo:

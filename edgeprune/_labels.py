@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from ._prediction import class_name
 from .devices import SampleFolder, SourceError
 from .runtime.artifact import ModelInfo
 from .runtime.errors import InputError
@@ -16,11 +17,6 @@ from .runtime.errors import InputError
 __all__ = ["Classes", "LabelFrom", "class_name", "read_label_map", "sample_labels"]
 
 LabelFrom = Literal["folder", "name-prefix"]
-
-
-def class_name(info: ModelInfo, index: int) -> str:
-    """The label of a class, or its number as text where the model names none."""
-    return str(index) if info.labels is None else info.labels[index]
 
 
 class Classes:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._labels import Classes, LabelFrom, class_name, read_label_map, sample_labels
-from ._results import Prediction
-from ._side_by_side import Comparison, side_by_side
-from ._sources import OnUnusable, Samples, find_files, model_preprocess
-from .devices import Preprocess, SampleFolder, open_folder, read_label_csv
-from .runtime.artifact import Artifact, ModelInfo
+from ._prediction import Prediction, class_name
 from .runtime.errors import InputError
 from .runtime.session import Session
+
+if TYPE_CHECKING:  # a prediction of an array needs neither Pillow nor the devices
+    from ._labels import LabelFrom
+    from ._side_by_side import Comparison
+    from ._sources import OnUnusable, Samples
+    from .devices import Preprocess, SampleFolder
+    from .runtime.artifact import Artifact, ModelInfo
 
 __all__ = ["Network", "OnProgress", "as_arrays", "as_paths", "silent"]
 
@@ -61,6 +63,8 @@ class Network:
         Raises:
             InputError: the model was exported without preprocessing.
         """
+        from ._sources import model_preprocess
+
         return model_preprocess(self._artifact)
 
     @property
@@ -127,6 +131,8 @@ class Network:
             SourceError: the folder or a table cannot be used.
             NotEnoughSamples: no labelled file could be read.
         """
+        from ._side_by_side import side_by_side
+
         self._check_alike(others)
         found = self._labelled(Path(source), labels, label_from, label_map, skip_unknown)
         return side_by_side(
@@ -147,6 +153,8 @@ class Network:
         label_map: str | Path | None,
         skip_unknown: bool,
     ) -> Labelled:
+        from ._labels import Classes, read_label_map, sample_labels
+
         self.info.require_single("scoring")
         folder = _labelled_folder(self.preprocess, source, labels)
         classes = Classes(self.info, None if label_map is None else read_label_map(label_map))
@@ -185,6 +193,9 @@ class Network:
     def _file_batches(
         self, given: str | Path | Sequence[str | Path], on_unusable: OnUnusable | None
     ) -> Iterator[tuple[NDArray[np.float32], list[Path | None]]]:
+        from ._sources import find_files
+        from .devices import open_folder
+
         entries = [given] if isinstance(given, str | Path) else given
         files = find_files(self.preprocess, entries, on_unusable)
         for start in range(0, len(files), _BATCH):
@@ -238,6 +249,8 @@ def _labelled_folder(
     preprocess: Preprocess, source: Path, labels: str | Path | None
 ) -> SampleFolder:
     """A folder of classes, a table of file,label, or a folder with a table beside it."""
+    from .devices import open_folder, read_label_csv
+
     if labels is None and source.suffix.lower() in (".csv", ".tsv") and not source.is_dir():
         table = read_label_csv(source)
         return open_folder(list(table), preprocess, labels=table)

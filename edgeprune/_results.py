@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ._prediction import Prediction
 from .runtime.settings import Report
 
 __all__ = ["Accuracy", "Evaluation", "Prediction", "ProfileReport", "Quartiles", "Rejected"]
@@ -18,36 +19,6 @@ Rejected = tuple[tuple[Path, str], ...]
 def rejected_to_json(rejected: Sequence[tuple[Path, str]]) -> list[dict[str, str]]:
     """Paths and reasons as JSON holds them."""
     return [{"file": str(path), "reason": reason} for path, reason in rejected]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the network says about one sample.
-
-    Attributes:
-        label: the name of the class, or its index as text where the model names none.
-        index: the number of the class.
-        probability: what the network gives it, 0 to 1.
-        top: the likeliest labels and their probabilities, best first.
-        path: the file, or None for an array.
-    """
-
-    label: str
-    index: int
-    probability: float
-    top: tuple[tuple[str, float], ...]
-    path: Path | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        top = [{"label": label, "probability": share} for label, share in self.top]
-        return {
-            "file": None if self.path is None else str(self.path),
-            "label": self.label,
-            "index": self.index,
-            "probability": self.probability,
-            "top": top,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +63,8 @@ def write_atomically(path: Path, data: bytes, *, mode: int = PRIVATE_FILE) -> No
             file is left.
     """
     with explained(path, outcome="Nothing was changed; the old file stays in force."):
+        import secrets
+
         temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}")
         try:
             _write_durably(temporary, data, mode)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._wire import Tensor
 from .errors import ArtifactError
 
 __all__ = ["FloatArray", "forget_pages", "map_tensors"]
@@ -28,10 +29,10 @@ class _External:
     shape: tuple[int, ...]
 
 
-def _external(tensor: Any, path: Path) -> _External:
-    entries = {entry.key: entry.value for entry in tensor.external_data}
+def _external(tensor: Tensor, path: Path) -> _External:
+    entries = tensor.external
     try:
-        place = _External(entries["location"], int(entries.get("offset", 0)), tuple(tensor.dims))
+        place = _External(entries["location"], int(entries.get("offset", 0)), tensor.dims)
     except (KeyError, ValueError) as error:
         raise ArtifactError(
             f"{path} does not say where its tensor {tensor.name!r} stands. Export the model again."
@@ -41,13 +42,13 @@ def _external(tensor: Any, path: Path) -> _External:
     return place
 
 
-def map_tensors(path: Path, model: Any) -> dict[str, FloatArray]:
-    """Map every external tensor of a model, read-only; ArtifactError if one is astray."""
+def map_tensors(path: Path, initializers: Iterable[Tensor]) -> dict[str, FloatArray]:
+    """Map every external tensor among them, read-only; ArtifactError if one is astray."""
     allowed = {path.with_suffix(suffix).name for suffix in (".weights", ".masks")}
     buffers: dict[str, FloatArray] = {}
     tensors: dict[str, FloatArray] = {}
-    for tensor in model.graph.initializer:
-        if not tensor.external_data:
+    for tensor in initializers:
+        if not tensor.external:
             continue
         place = _external(tensor, path)
         if place.location not in allowed:

@@ -7,7 +7,7 @@ uncorrelated, because the layers behind have non-linearities whose mean depends 
 (REFLOW, ASR). On development users that was worth as much as gains from joint statistics.
 
 What this does not see is that the input itself changes as the layers before are pruned. The layer
-walk (`prune_light`) does, for several passes.
+walk (`_light_walk`) does, for another pass over some of the samples.
 """
 
 from __future__ import annotations

@@ -11,8 +11,7 @@ import ctypes
 import logging
 import os
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ORT_VERSION",
     "InferenceSession",
+    "give_back",
     "make_session",
     "quantize_static",
     "run",
@@ -87,9 +87,14 @@ def make_session(
         raise ArtifactError(f"ONNX Runtime {ORT_VERSION} cannot load {name}: {error}") from error
     session.edgeprune_injected = injected  # ONNX Runtime only borrows their memory
     if tensors and sum(tensor.nbytes for tensor in tensors.values()) > _LARGE_BYTES:
-        forget_pages(tensors.values())
-        trim_memory()
+        give_back(tensors.values())
     return session
+
+
+def give_back(tensors: Iterable[NDArray[Any]]) -> None:
+    """Give back freed memory, and the pages of mapped files that `tensors` were read from."""
+    forget_pages(tensors)
+    trim_memory()
 
 
 def trim_memory() -> None:
@@ -146,6 +151,8 @@ def quantize_static(
     Raises:
         Exception: whatever the quantiser raises.
     """
+    import tempfile
+
     import onnx
 
     with _quantizer() as quantizer, tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:

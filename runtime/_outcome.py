@@ -16,7 +16,7 @@ from .prior import prior_shift
 from .profile import Profile, kept_inputs, kept_weight
 from .teach import HeadUpdate
 
-__all__ = ["made_profile"]
+__all__ = ["made_profile", "taught_logits"]
 
 _PRIOR_FLOOR = 1e-2  # a class that the user has not met keeps a hundredth of a fair share
 
@@ -49,6 +49,27 @@ def made_profile(
         strength=state.settings.strength,
         parent=parent,
     )
+
+
+def taught_logits(
+    classes: Classes | None,
+    logits: NDArray[np.floating],
+    features: NDArray[np.floating] | None,
+) -> NDArray[np.floating]:
+    """What the teacher says with what `made_profile` puts into its head, without running it.
+
+    Args:
+        classes: what was learnt.
+        logits: the teacher's, ``(samples, classes)``; each sample's may be off by a constant.
+        features: what its head read of the same samples, ``(samples, …)``.
+    """
+    if classes is None or features is None:
+        return logits
+    taught = logits + prior_shift(classes.prior, _PRIOR_FLOOR).astype(np.float64) - classes.bias
+    if classes.head is not None:
+        flat = features.reshape(len(features), -1).astype(np.float64)
+        taught += flat @ classes.head.weight.T + classes.head.bias
+    return np.asarray(taught)
 
 
 def _weight_masks(

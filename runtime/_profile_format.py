@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-import safetensors.numpy
 from numpy.typing import NDArray
 
 __all__ = [
@@ -146,6 +145,8 @@ def pack(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> by
     """
     # The library writes metadata in the order of a hash map, another one in every run. So it lays
     # out the tensors (by type, then name), and the metadata are put in here, sorted.
+    import safetensors.numpy
+
     plain = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in tensors.items()})
     body = _LENGTH_BYTES + int.from_bytes(plain[:_LENGTH_BYTES], "little")
     header = {_METADATA: dict(sorted(metadata.items())), **json.loads(plain[_LENGTH_BYTES:body])}
@@ -162,6 +163,8 @@ def unpack(data: bytes) -> tuple[dict[str, NDArray[Any]], Header]:
     Raises:
         ValueError: they are not exactly one sound profile container.
     """
+    import safetensors.numpy
+
     length = _header_length(data[:_LENGTH_BYTES])
     try:
         tensors = safetensors.numpy.load(data)

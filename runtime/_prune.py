@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from ._external import FloatArray
 from ._graph import Graph
-from ._plan import Site, channel_axis, find_sites, first_use, read_at_one_site, sites_reading
+from ._plan import Site, find_sites, first_use, read_at_one_site, sites_reading
 from ._stream import Batches
 from ._walk import LayerWalk
 from .artifact import Operator
 from .profile import kept_inputs
 from .repair import Mixing, fit_mixing, mixed_weight, outgoing_weights, repair_aware_mask
-from .statistics import CrossMoments, Moments, rows
+from .statistics import CrossMoments, rows
 
 __all__ = [
     "PruneJob",
@@ -25,15 +25,14 @@ __all__ = [
     "SideBySide",
     "best_units",
     "prune_deep",
-    "prune_light",
     "prune_masks",
 ]
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]
 # Positions of one sample are alike: more of them cost and teach little.
-_ROWS_FOR_GAINS = 64
 _ROWS_FOR_WEIGHTS = 32  # twice as many gave the same agreement on development users
+_ROWS_PER_UNIT = 20  # a layer of few units has seen enough long before the samples are through
 
 
 @dataclass(frozen=True)
@@ -142,8 +141,10 @@ def prune_deep(job: PruneJob) -> Pruned:
 
 
 def _observe(walk: LayerWalk, site: Site, then: int | None) -> CrossMoments:
-    moments = CrossMoments(len(site.units), len(site.units))
-    for seen in walk.observe(site.tensor, then=then):
+    units = len(site.units)
+    moments = CrossMoments(units, units)
+    samples = -(-units * _ROWS_PER_UNIT // _ROWS_FOR_WEIGHTS)
+    for seen in walk.observe(site.tensor, then=then, samples=samples):
         moments.update(
             rows(seen["student"], site.channel_axis, _ROWS_FOR_WEIGHTS),
             rows(seen["teacher"], site.channel_axis, _ROWS_FOR_WEIGHTS),
@@ -178,51 +179,3 @@ def _full_size(weight: FloatArray, operator: Operator, kept: Bool) -> FloatArray
     full = np.zeros(shape, np.float32)
     full[(slice(None),) * axis + (kept,)] = weight
     return full
-
-
-def prune_light(job: PruneJob) -> Pruned:
-    """Mask at once, then correct every consumer's gain and shift, layer after layer.
-
-    The correction is the least-squares fit of the teacher's output channel on the student's own:
-    ``gain = cov / var``, held between 0 and what matches the variance, and the shift that
-    matches the mean (VBP, FLAP: the pruned units' mean folded into the bias).
-    """
-    walker = SideBySide(job)
-    for group, mask in job.masks.items():
-        walker.mask(group, mask)
-    operators = [
-        operator
-        for operator in walker.info.operators
-        if not job.masks.keys().isdisjoint(operator.reads)
-    ]
-    limits = [job.graph.consumed_at(operator) for operator in operators]
-    for operator, limit, then in zip_longest(operators, limits, limits[1:]):
-        walker.walk.advance(limit)
-        gain, shift = _channel_fit(walker.walk, operator, then)
-        _correct(walker, operator, gain, shift)
-        job.on_layer()
-    return walker.result
-
-
-def _correct(walker: SideBySide, operator: Operator, gain: Float64, shift: Float64) -> None:
-    teacher, result = walker.job.teacher, walker.result
-    result.gains[operator.name] = (teacher[operator.gain] * gain).astype(np.float32)
-    result.shifts[operator.name] = (teacher[operator.shift] * gain + shift).astype(np.float32)
-    walker.student[operator.gain] = result.gains[operator.name]
-    walker.student[operator.shift] = result.shifts[operator.name]
-
-
-def _channel_fit(walk: LayerWalk, operator: Operator, then: int | None) -> tuple[Float64, Float64]:
-    channels = operator.out_channels
-    student, teacher, both = Moments(channels), Moments(channels), Moments(channels)
-    for seen in walk.observe(operator.output, then=then):
-        x = rows(seen["student"], channel_axis(operator), _ROWS_FOR_GAINS)
-        y = rows(seen["teacher"], channel_axis(operator), _ROWS_FOR_GAINS)
-        student.update(x)
-        teacher.update(y)
-        both.update(x + y)
-    covariance = (both.variance - student.variance - teacher.variance) / 2
-    scale = student.variance + 1e-9 * float(student.variance.max(initial=0.0)) + 1e-30
-    gain = np.clip(covariance / scale, 0.0, np.sqrt(teacher.variance / scale))
-    gain = np.where(student.variance > 0, gain, 1.0)
-    return gain, teacher.mean - gain * student.mean

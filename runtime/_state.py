@@ -52,7 +52,7 @@ class State:
     stream: NDArray[np.floating] = field(default_factory=lambda: np.empty(0, np.float32))
     scores: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     classes: Classes | None = None
-    references: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None
+    dense_on_held_out: NDArray[np.floating] = field(default_factory=lambda: np.empty(0, np.float32))
 
     def __post_init__(self) -> None:
         self.threads = self.settings.threads or default_threads()

@@ -40,6 +40,12 @@ class Batches:
         """Some of the same source's samples."""
         return Batches(self._source, indices, self.batch_size, self._shape)
 
+    def every(self, step: int) -> Batches:
+        """Every `step`-th batch."""
+        size = self.batch_size
+        chosen = [i for n, i in enumerate(self.indices) if n // size % step == 0]
+        return self.subset(chosen)
+
     def __len__(self) -> int:
         """Number of samples (an unusable one counts until it has been met)."""
         return len(self.indices)

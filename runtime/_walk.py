@@ -62,34 +62,45 @@ class LayerWalk:
         self._ahead: tuple[int, dict[str, list[Tensors]]] | None = None
 
     def observe(
-        self, tensor: str, *, then: int | None = None
+        self,
+        tensor: str,
+        *,
+        then: int | None = None,
+        exactly: bool = False,
+        samples: int | None = None,
     ) -> Iterator[dict[str, NDArray[np.float32]]]:
         """Give the values of `tensor` batch by batch, for every track: ``(batch, …)`` float32.
 
-        With `then`, the limit that `advance` will be called with next, fixed tracks are moved on in
-        the same run; nothing else may be observed before that.
+        With `then` and `exactly`, what `advance` will be called with next, fixed tracks are moved
+        on in the same run; nothing else may be observed before that. With `samples` only about so
+        many are looked at, evenly chosen.
         """
-        target = None if then is None else self._narrowest(then)
+        target = None if then is None else self._target(then, exactly)
         names = () if target is None else self.graph.live(target)
         wanted = {track: (tensor, *(names if track in self.fixed else ())) for track in self.tracks}
         runs = {track: self._run(track, outputs) for track, outputs in wanted.items()}
         ahead: dict[str, list[Tensors]] = {track: [] for track in self.fixed}
-        for index, feeds in enumerate(self._fed()):
-            values = {track: compute(feeds[track]) for track, compute in runs.items()}
+        every = 1 if samples is None else max(1, len(self.batches) // max(samples, 1))
+        step = every if target is None else 1  # what nobody looks at need not be read
+        for index, feeds in enumerate(self._fed(step)):
+            looked_at = index * step % every == 0
+            values = {t: runs[t](feeds[t]) for t in (runs if looked_at else self.fixed)}
             if target is not None:
                 for track, kept in ahead.items():
                     kept.append({name: values[track][name] for name in names})
                     self._forget(track, index)
-            yield {track: found[tensor] for track, found in values.items()}
+            if looked_at:
+                yield {track: found[tensor] for track, found in values.items()}
         if target is not None:
             self._ahead = (target, ahead)
 
-    def advance(self, limit: int) -> bool:
+    def advance(self, limit: int, *, exactly: bool = False) -> bool:
         """Move the cut to the narrowest place after it and not beyond `limit`, if that fits.
 
-        Every operator before `limit` must have its final tensors. Returns whether it moved.
+        With `exactly` it moves to `limit` itself, if that fits. Every operator before it must have
+        its final tensors. Returns whether it moved.
         """
-        target = self._narrowest(limit)
+        target = self._target(limit, exactly)
         if target is None:
             return False
         names = self.graph.live(target)
@@ -108,10 +119,36 @@ class LayerWalk:
         self.kept_bytes = sum(v.nbytes for t in kept.values() for b in t for v in b.values())
         return True
 
+    def holds(self, tensor: str) -> bool:
+        """Whether `tensor` stands at the cut."""
+        return self._kept is not None and tensor in self._feeds
+
+    def rescale(
+        self,
+        track: str,
+        tensor: str,
+        gain: NDArray[np.float64],
+        shift: NDArray[np.float64],
+        channel_axis: int,
+    ) -> None:
+        """Put a gain and a shift, ``(channels,)`` each, on what is kept of `tensor` at the cut."""
+        for batch in (self._kept or {})[track]:
+            shape = [1] * batch[tensor].ndim
+            shape[channel_axis] = -1
+            batch[tensor] *= gain.astype(np.float32).reshape(shape)
+            batch[tensor] += shift.astype(np.float32).reshape(shape)
+
     def _forget(self, track: str, index: int) -> None:
         """Drop a batch at the old cut: never two cuts in memory."""
         if self._kept is not None:
             self._kept[track][index] = {}
+
+    def _target(self, limit: int, exactly: bool) -> int | None:
+        if not exactly or limit <= self.position:
+            return self._narrowest(limit)
+        size = self.graph.live_bytes(limit)
+        fits = size is not None and size * len(self.batches) <= self.budget_bytes
+        return limit if fits and len(self.tracks) == 1 else self._narrowest(limit - 1)
 
     def _narrowest(self, limit: int) -> int | None:
         count = len(self.batches) * len(self.tracks)
@@ -123,12 +160,13 @@ class LayerWalk:
         ]
         return -min(fitting)[1] if fitting else None
 
-    def _fed(self) -> Iterator[Mapping[str, Tensors]]:
+    def _fed(self, step: int = 1) -> Iterator[Mapping[str, Tensors]]:
+        """What stands at the cut, of every `step`-th batch."""
         if self._kept is None:
-            for batch in self.batches:
+            for batch in self.batches if step == 1 else self.batches.every(step):
                 yield {track: {self.graph.input: batch} for track in self.tracks}
             return
-        for index in range(len(next(iter(self._kept.values())))):
+        for index in range(0, len(next(iter(self._kept.values()))), step):
             yield {track: kept[index] for track, kept in self._kept.items()}
 
     def _run(self, track: str, outputs: Sequence[str]) -> Callable[[Tensors], Tensors]:

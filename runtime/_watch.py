@@ -2,12 +2,12 @@
 
 Only what somebody will read is gathered, of the sites that matter. Means come from every sample,
 by pooled probes inside ONNX Runtime's blocked layout. Single positions, whose variance counts, are
-looked at only on every `POSITIONS_EVERY`-th batch, where activations have to leave that layout.
+looked at only on some batches, where activations have to leave that layout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,10 +22,12 @@ from ._stream import Batches
 from .scoring import SiteStatistics
 from .statistics import Moments, rows
 
-__all__ = ["POSITIONS_EVERY", "Watched", "Watcher", "watch"]
+__all__ = ["POSITIONS_EVERY", "ROWS_PER_SAMPLE", "Watched", "Watcher", "watch"]
 
 POSITIONS_EVERY = 8
-_ROWS_PER_SAMPLE = 32
+ROWS_PER_SAMPLE = 32
+_LOOKED_INTO = 30  # samples, of a stream that is shorter than `POSITIONS_EVERY` times as many
+_NOTED = 60  # the same where the repair learns from what is written down
 _SAMPLES_AT_ONCE = 32
 
 
@@ -34,10 +36,16 @@ class Watched:
     """What the statistics pass saw.
 
     ``statistics`` are by tensor, for every site that was watched; ``outputs`` the network's outputs
-    and ``features`` what its head reads, sample by sample.
+    and ``features`` what its head reads, sample by sample; ``held_outputs`` and ``held_features``
+    the same of the samples that are held out. ``said`` are rows of the tensors that were to be
+    written down, batch by batch of those that were looked into, whose samples `looked_into` names.
     """
 
     samples: int = 0
+    said: Mapping[str, list[FloatArray]] = field(default_factory=dict)
+    looked_into: list[int] = field(default_factory=list)
+    held_outputs: FloatArray = field(default_factory=lambda: np.empty(0, np.float32))
+    held_features: FloatArray | None = None
     statistics: Mapping[str, SiteStatistics] = field(default_factory=dict)
     outputs: FloatArray = field(default_factory=lambda: np.empty(0, np.float32))
     features: FloatArray | None = None
@@ -52,6 +60,8 @@ class Watcher:
         sites: what to watch; with none of them it only runs.
         means: gather the means over positions, of every sample.
         positions: gather single positions, of some samples.
+        noted: tensors of which to write down rows of the same samples, and their channel axes.
+        every: how many batches lie between those that are looked into.
         threads: threads of one operator.
 
     Attributes:
@@ -66,13 +76,17 @@ class Watcher:
         *,
         means: bool = True,
         positions: bool = True,
+        noted: Mapping[str, int] | None = None,
+        every: int = POSITIONS_EVERY,
         threads: int,
     ) -> None:
         self.statistics = {
             site.tensor: SiteStatistics(Moments(len(site.units)), Moments(len(site.units)))
             for site in sites
         }
+        self.said: dict[str, list[FloatArray]] = {tensor: [] for tensor in noted or {}}
         self._sites, self._means = tuple(sites), means
+        self._noted, self._every = dict(noted or {}), every
         self._input = graph.input
         head = graph.artifact.info.head
         features = () if head is None else (graph.artifact.info.operator_by_name[head].input,)
@@ -83,25 +97,35 @@ class Watcher:
         self._pooled = _Part(
             graph, tensors, (*self._always, *self._probes.values()), nodes, threads
         )
-        whole = (*self._always, *self.statistics)
-        self._full = _Part(graph, tensors, whole, [], threads) if sites and positions else None
+        whole = (*self._always, *self.statistics, *self._noted)
+        looking = (sites and positions) or noted
+        self._full = _Part(graph, tensors, whole, [], threads) if looking else None
         self._batches = 0
         self._waiting: list[Mapping[str, NDArray[np.float32]]] = []
         self._samples_waiting = 0
 
     def run(self, batch: NDArray[np.float32]) -> list[FloatArray]:
         """Run the network; return its output and, where it has a head, what that reads."""
-        looked_into = self._full is not None and self._batches % POSITIONS_EVERY == 0
+        part = self._full if self._full is not None and self.looks_into_next else self._pooled
         self._batches += 1
-        part = self._full if self._full is not None and looked_into else self._pooled
         values = part({self._input: batch})
-        if looked_into:
+        if part is self._full:
             self._look_into(values)
         elif self._probes:
             self._waiting.append({t: values[name] for t, name in self._probes.items()})
             self._samples_waiting += len(batch)
             if self._samples_waiting >= _SAMPLES_AT_ONCE:
                 self.merge()
+        return [values[name] for name in self._always]
+
+    @property
+    def looks_into_next(self) -> bool:
+        """Whether the next batch will be looked into."""
+        return self._full is not None and self._batches % self._every == 0
+
+    def ask(self, batch: NDArray[np.float32]) -> list[FloatArray]:
+        """As `run`, but gather nothing."""
+        values = self._pooled({self._input: batch})
         return [values[name] for name in self._always]
 
     def merge(self) -> None:
@@ -116,7 +140,9 @@ class Watcher:
             value, seen = values[site.tensor], self.statistics[site.tensor]
             if self._means:
                 seen.pooled.update(_mean(value, site.channel_axis))
-            seen.positions.update(rows(value, site.channel_axis, _ROWS_PER_SAMPLE))
+            seen.positions.update(rows(value, site.channel_axis, ROWS_PER_SAMPLE))
+        for tensor, axis in self._noted.items():
+            self.said[tensor].append(rows(values[tensor], axis, ROWS_PER_SAMPLE))
 
 
 class _Part:
@@ -151,6 +177,8 @@ def watch(
     sites: Sequence[Site] = (),
     means: bool = True,
     positions: bool = True,
+    noted: Mapping[str, int] | None = None,
+    held_out: Iterable[NDArray[np.float32]] = (),
     on_samples: Callable[[int], None] = lambda _: None,
 ) -> Watched:
     """Run the network once over all samples and gather statistics.
@@ -160,18 +188,45 @@ def watch(
         batches: the user's samples.
         tensors: the network's external tensors.
         threads: threads of one operator.
-        sites, means, positions: what to gather, see `Watcher`.
+        sites, means, positions, noted: what to gather, see `Watcher`.
+        held_out: batches of samples to ask only.
         on_samples: called with the number of samples after each batch.
     """
-    watcher = Watcher(graph, tensors, sites, means=means, positions=positions, threads=threads)
-    seen = Watched(statistics=watcher.statistics)
+    wanted = _NOTED if noted else _LOOKED_INTO
+    watcher = Watcher(
+        graph,
+        tensors,
+        sites,
+        means=means,
+        positions=positions,
+        noted=noted,
+        every=int(np.clip(len(batches) // wanted, 1, POSITIONS_EVERY)),
+        threads=threads,
+    )
+    seen = Watched(statistics=watcher.statistics, said=watcher.said)
     found: list[list[FloatArray]] = []
+    looked_into: list[range] = []
     for batch in batches:
+        if watcher.looks_into_next:
+            looked_into.append(range(seen.samples, seen.samples + len(batch)))
         found.append(watcher.run(batch))
         seen.samples += len(batch)
         on_samples(len(batch))
     watcher.merge()
-    if found:
-        seen.outputs, *features = (np.concatenate(part) for part in zip(*found, strict=True))
-        seen.features = features[0] if features else None
+    # By now the unusable samples are known, and places in the stream are places in `indices`.
+    seen.looked_into = [batches.indices[place] for part in looked_into for place in part]
+    seen.outputs, seen.features = _joined(found)
+    held = []
+    for batch in held_out:
+        held.append(watcher.ask(batch))
+        on_samples(len(batch))
+    seen.held_outputs, seen.held_features = _joined(held)
     return seen
+
+
+def _joined(found: Sequence[Sequence[FloatArray]]) -> tuple[FloatArray, FloatArray | None]:
+    """Outputs, and features if there are any, of all batches."""
+    if not found:
+        return np.empty(0, np.float32), None
+    outputs, *features = (np.concatenate(part) for part in zip(*found, strict=True))
+    return outputs, features[0] if features else None

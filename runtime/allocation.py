@@ -67,7 +67,7 @@ def damage_curves(
     sites = [site for name, site in at_one.items() if name in groups]
     if not sites:
         return {}
-    moments = {site.tensor: CrossMoments(len(site.units)) for site in sites}
+    moments = {site.tensor: CrossMoments(len(site.units), single=True) for site in sites}
     session = graph.session([graph.input], list(moments), teacher, threads)
     for batch in batches:
         values = run(session, list(moments), {graph.input: batch})

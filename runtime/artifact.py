@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,7 @@ from ._model_info import (
     Operator,
     Reference,
 )
+from ._wire import Tensor, WireModel, read_model
 from .errors import ArtifactError
 
 __all__ = [
@@ -38,6 +38,8 @@ __all__ = [
     "Reference",
     "decode_floats",
     "encode_floats",
+    "parse_graph",
+    "read_graph",
 ]
 
 
@@ -61,10 +63,10 @@ class Artifact:
                 missing or of the wrong size.
         """
         path = Path(path)
-        graph = _read_graph(path)
-        artifact = cls(
-            path, graph, ModelInfo.from_metadata(_metadata(graph, path), where=str(path))
-        )
+        graph = read_graph(path)
+        read = parse_graph(graph, path)
+        artifact = cls(path, graph, ModelInfo.from_metadata(read.metadata, where=str(path)))
+        artifact._initializers = read.initializers
         artifact.tensors  # noqa: B018 - maps and checks the companions now, not at first use
         return artifact
 
@@ -78,12 +80,16 @@ class Artifact:
     @cached_property
     def tensors(self) -> Mapping[str, FloatArray]:
         """Every external tensor as exported or as written beside the model, read-only float32."""
-        return map_tensors(self.path, self.model)
+        return map_tensors(self.path, self._initializers)
 
     @cached_property
-    def _inner(self) -> Mapping[str, Any]:
+    def _initializers(self) -> tuple[Tensor, ...]:
+        return parse_graph(self.graph, self.path).initializers
+
+    @cached_property
+    def _inner(self) -> Mapping[str, Tensor]:
         """The tensors inside the graph by name."""
-        return {t.name: t for t in self.model.graph.initializer if not t.external_data}
+        return {tensor.name: tensor for tensor in self._initializers if not tensor.external}
 
     @cached_property
     def neutral_masks(self) -> Mapping[str, FloatArray]:
@@ -98,12 +104,10 @@ class Artifact:
 
     def mask_index(self, operator: Operator) -> NDArray[np.int64]:
         """For each input channel of `operator`, its place in the concatenation of `reads`."""
-        import onnx
-
         tensor = self._inner.get(operator.mask_index)
         if tensor is None:
             return np.arange(operator.in_channels, dtype=np.int64)
-        return np.asarray(onnx.numpy_helper.to_array(tensor), np.int64)
+        return np.array(tensor.integers or np.frombuffer(tensor.raw, "<i8"), np.int64)
 
     def verify_weights(self) -> None:
         """Check the weights file against the hash taken at export.
@@ -111,6 +115,8 @@ class Artifact:
         Raises:
             ArtifactError: it was changed or damaged.
         """
+        import hashlib
+
         with self.path.with_suffix(".weights").open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != self.info.weights_sha256:
@@ -120,7 +126,8 @@ class Artifact:
             )
 
 
-def _read_graph(path: Path) -> bytes:
+def read_graph(path: Path) -> bytes:
+    """The bytes of a model; ArtifactError where there are none."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -129,17 +136,15 @@ def _read_graph(path: Path) -> bytes:
         ) from error
 
 
-def _metadata(graph: bytes, path: Path) -> dict[str, str]:
-    import onnx
-    from google.protobuf.message import DecodeError
-
+def parse_graph(graph: bytes, path: Path) -> WireModel:
+    """What of a model is needed to open it; ArtifactError if it is none."""
     try:
-        model = onnx.load_from_string(graph)
-    except DecodeError as error:
+        model = read_model(graph)
+    except ValueError as error:
         raise ArtifactError(
             f"{path} is not an ONNX model: it cannot be parsed. Give the .onnx file that "
             "`edgeprune export` wrote."
         ) from error
-    if not model.graph.node:
+    if not model.has_nodes:
         raise ArtifactError(f"{path} is not an ONNX model: it holds no graph.")
-    return {prop.key: prop.value for prop in model.metadata_props}
+    return model

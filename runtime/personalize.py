@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,21 +12,23 @@ from numpy.typing import NDArray
 from ._external import FloatArray
 from ._graph import Graph
 from ._light import prune_at_once
-from ._ort import trim_memory
-from ._outcome import made_profile
+from ._light_walk import operators_reading, prune_light
+from ._ort import give_back
+from ._outcome import made_profile, taught_logits
 from ._plan import (
     Site,
+    channel_axis,
     find_sites,
     groups_in_scope,
     keep_counts,
     read_at_one_site,
     sites_reading,
 )
-from ._prune import Pruned, PruneJob, best_units, prune_deep, prune_light, prune_masks
+from ._prune import Pruned, PruneJob, best_units, prune_deep, prune_masks
 from ._prune_weights import prune_head_weights, prune_weights, weight_steps
 from ._state import Classes, OnProgress, State
 from ._stream import Batches, SampleSource
-from ._watch import Watched, watch
+from ._watch import ROWS_PER_SAMPLE, Watched, watch
 from .allocation import DamageCurve, damage_curves, spread
 from .artifact import Artifact
 from .calibrate import usable_bias
@@ -52,7 +54,7 @@ _LARGEST_BATCH = 8
 _STEP_BYTES = 8_000_000  # of one node's tensors: larger batches gain nothing on a CPU
 _FEWEST = 10
 _ALLOCATION_SAMPLES = 64
-_LIGHT_SAMPLES = 120  # a gain and a shift need no more; on development users twice as many did not
+_LIGHT_BYTES = 20_000_000  # kept between layers: more saves little time, and light is to be light
 _ALIKE = 1e-4
 _BALANCED = 0.3  # share of the classes that a user must meet before normalisation may be moved
 _MEETS_ALL = 0.8  # above this share the prior's deviations from uniform are estimation noise
@@ -105,12 +107,13 @@ def personalize(
     artifact.info.require_single("personalising")
     state = _begin(artifact, source, settings or Settings(), on_progress)
     seen = _watch(state)
-    trim_memory()
     state.stream = state.logits(seen.outputs)
+    state.dense_on_held_out = state.logits(seen.held_outputs)
     _need_information(state)
     state.scores = unit_scores(
         state.graph, seen.statistics, state.settings.criterion, state.settings.seed
     )
+    give_back(artifact.tensors.values())
     if _normalize(state, seen):
         seen = _watch_again(state)
     state.classes = _remember(earlier, _learn_classes(state, seen), len(state.adapt))
@@ -171,7 +174,7 @@ def _made(state: State, seen: Watched, share: float, parent: int | None) -> _Mad
     else:
         pruned = _prune(state, seen, share)
     profile = made_profile(state, pruned, state.classes, parent)
-    return _Made(profile, _guard(state, pruned, profile))
+    return _Made(profile, _guard(state, seen, pruned, profile))
 
 
 def _begin(
@@ -207,8 +210,8 @@ def _need(usable: int, total: int) -> None:
 
 
 def _watch(state: State) -> Watched:
-    count = state.counter("watching", len(state.adapt))
     total = len(state.adapt) + len(state.held_out)
+    count = state.counter("watching", total)
     seen = watch(
         state.graph,
         state.adapt,
@@ -216,10 +219,12 @@ def _watch(state: State) -> Watched:
         threads=state.threads,
         sites=_sites_to_watch(state),
         means=state.settings.criterion == "activation" or _in_one_pass(state.settings),
+        noted=_tensors_to_note(state),
+        held_out=state.held_out,
         on_samples=count,
     )
-    held = sum(len(batch) for batch in state.held_out)  # read now: an unusable one must not count
-    _need(seen.samples + held if seen.samples else 0, total)
+    held = len(seen.held_outputs)
+    _need(seen.samples + held if seen.samples and held else 0, total)
     _need_variety(seen.outputs)
     return seen
 
@@ -233,7 +238,18 @@ def _watch_again(state: State) -> Watched:
         state.teacher,
         threads=state.threads,
         sites=sites_reading(state.graph, state.may_lose) if in_one_pass else (),
+        noted=_tensors_to_note(state),
+        held_out=state.held_out,
     )
+
+
+def _tensors_to_note(state: State) -> dict[str, int]:
+    """What light repair has to know of the teacher: tensors and their channel axes."""
+    settings = state.settings
+    if settings.strength != "light" or not settings.repair or _in_one_pass(settings):
+        return {}
+    readers = operators_reading(state.artifact.info, state.may_lose)
+    return {operator.output: channel_axis(operator) for operator in readers}
 
 
 def _in_one_pass(settings: Settings) -> bool:
@@ -326,7 +342,12 @@ def _prune(state: State, seen: Watched, share: float) -> Pruned:
         return prune_deep(job)
     if _in_one_pass(settings):
         return prune_at_once(job, seen.statistics)
-    return prune_light(replace(job, batches=_some(state.adapt, _LIGHT_SAMPLES)))
+    looked_into = replace(
+        job,
+        batches=state.adapt.subset(seen.looked_into),
+        budget_bytes=min(job.budget_bytes, _LIGHT_BYTES),
+    )
+    return prune_light(looked_into, seen.said, ROWS_PER_SAMPLE)
 
 
 def _prune_weights(state: State, share: float) -> tuple[PruneJob, Pruned]:
@@ -356,7 +377,7 @@ def _allocated(state: State, keep: Mapping[str, int]) -> Mapping[str, int]:
 
 def _measured_curves(state: State, groups: frozenset[str]) -> Mapping[str, DamageCurve]:
     """Curves of the groups, from a share of the samples; they serve every sparsity."""
-    return damage_curves(
+    curves = damage_curves(
         state.graph,
         _some(state.adapt, _ALLOCATION_SAMPLES),
         state.teacher,
@@ -364,6 +385,8 @@ def _measured_curves(state: State, groups: frozenset[str]) -> Mapping[str, Damag
         ridge=state.settings.ridge,
         threads=state.threads,
     )
+    give_back(state.artifact.tensors.values())
+    return curves
 
 
 def _some(batches: Batches, count: int) -> Batches:
@@ -411,31 +434,24 @@ def _meets_all(prior: NDArray[np.float64]) -> bool:
     return effective_classes(prior) >= _MEETS_ALL * len(prior)
 
 
-def _guard(state: State, pruned: Pruned, profile: Profile) -> GuardReport:
+def _guard(state: State, seen: Watched, pruned: Pruned, profile: Profile) -> GuardReport:
     """Compare with the dense network, and with it taught the same way: what harms is told apart.
 
-    What these two say of the held-out samples is the same at every sparsity, and asked for once.
+    What these two say of the held-out samples was seen by the statistics pass.
     """
-    count = state.counter("checking", 3 * len(state.held_out))
-    if state.references is None:
-        reference = made_profile(state, Pruned(), state.classes, None)
-        dense = _outputs_on_held_out(state, None, count)
-        state.references = dense, _outputs_on_held_out(state, reference, count)
-    dense, taught = state.references
-    unpruned = not pruned.masks and not pruned.weights
-    outputs = taught if unpruned else _outputs_on_held_out(state, profile, count)
-    return judge(dense, taught, outputs, state.stream)
+    teacher = state.logits(seen.held_outputs)
+    taught = taught_logits(state.classes, teacher, seen.held_features)
+    changed = pruned.masks or pruned.weights
+    outputs = _outputs_on_held_out(state, profile) if changed else taught
+    return judge(state.dense_on_held_out, taught, outputs, state.stream)
 
 
-def _outputs_on_held_out(
-    state: State, profile: Profile | None, count: Callable[[int], None]
-) -> NDArray[np.floating]:
-    """Logits on the held-out samples; one session at a time, for the memory that each takes."""
+def _outputs_on_held_out(state: State, profile: Profile) -> NDArray[np.floating]:
+    """Logits on the held-out samples."""
+    count = state.counter("checking", len(state.held_out))
     session = Session(state.artifact, profile, threads=state.threads)
     outputs = []
     for batch in state.held_out:
         outputs.append(state.logits(session.run(batch)))
         count(len(batch))
-    if not outputs:
-        _need(0, len(state.held_out))
     return np.concatenate(outputs)

@@ -80,15 +80,17 @@ class CrossMoments:
         inputs: channels of the input.
         targets: channels of the target; None where the target is the input itself, so that `yx` is
             `xx` and takes no memory of its own.
+        single: add up in float32: half the memory, and digits enough for some thousand rows.
     """
 
-    def __init__(self, inputs: int, targets: int | None = None) -> None:
+    def __init__(self, inputs: int, targets: int | None = None, *, single: bool = False) -> None:
         self._count = 0
         self._same = same = targets is None
         self._mean_x: Float64 = np.zeros(inputs)
         self._mean_y: Float64 = self._mean_x if same else np.zeros(targets or 0)
-        self._xx: Float64 = np.zeros((inputs, inputs))
-        self._yx: Float64 = self._xx if same else np.zeros((targets or 0, inputs))
+        kind = np.float32 if single else np.float64
+        self._xx: NDArray[Any] = np.zeros((inputs, inputs), kind)
+        self._yx: NDArray[Any] = self._xx if same else np.zeros((targets or 0, inputs), kind)
         self._waiting: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
         self._rows_waiting = 0
         self._at_once = max(_ROWS_AT_ONCE, inputs)  # adding a matrix costs as much as some rows
@@ -144,13 +146,21 @@ class CrossMoments:
     def xx(self) -> Float64:
         """Covariance of the input, shape ``(inputs, inputs)``."""
         self._merge()
-        return self._xx / max(self._count, 1)
+        return np.asarray(self._xx, np.float64) / max(self._count, 1)
+
+    @property
+    def mean_variance(self) -> float:
+        """Mean over the channels of the input's variance."""
+        self._merge()
+        return float(np.trace(self._xx, dtype=np.float64)) / max(self._count * len(self._xx), 1)
 
     @property
     def yx(self) -> Float64:
         """Covariance of target and input, shape ``(targets, inputs)``."""
         self._merge()
-        return self.xx if self._same else self._yx / max(self._count, 1)
+        if self._same:
+            return self.xx
+        return np.asarray(self._yx, np.float64) / max(self._count, 1)
 
 
 def _centred(

@@ -18,14 +18,11 @@ import contextlib
 import dataclasses
 import os
 import re
-import secrets
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._atomic import (
     explained,
@@ -36,10 +33,14 @@ from ._atomic import (
     write_atomically,
 )
 from ._home import default_root
-from ._profile_format import Strength, read_header
-from .artifact import Artifact
 from .errors import ProfileError, ProfileMismatch, ProfileNotFound
-from .profile import Profile, neutral
+
+if TYPE_CHECKING:  # to find that there is no profile needs nothing that reads one
+    from datetime import datetime
+
+    from ._profile_format import Strength
+    from .artifact import Artifact
+    from .profile import Profile
 
 __all__ = ["DENSE", "ProfileStore", "ProfileSummary", "default_root"]
 
@@ -133,6 +134,8 @@ class ProfileStore:
         for _ in range(_READ_ATTEMPTS):
             wanted = _require_current(folder) if generation is None else generation
             if wanted == DENSE:
+                from .profile import neutral
+
                 return neutral(artifact.info)
             try:
                 return _load(_generation_path(folder, wanted), name, artifact)
@@ -224,6 +227,8 @@ class ProfileStore:
         resumed = any(remains.fullmatch(path.name) for path in _entries(folder.parent))
         if not folder.is_dir() and not resumed:
             raise _not_found(folder)
+        import secrets
+
         with self._writing(model_id), explained(folder, "erase", "Call forget again."):
             if _read_pointer(folder.parent / _ACTIVE) == name:
                 _remove(folder.parent / _ACTIVE)
@@ -353,6 +358,8 @@ def _not_found(folder: Path) -> ProfileNotFound:
 
 
 def _load(path: Path, name: str, artifact: Artifact) -> Profile:
+    from .profile import Profile
+
     try:
         return Profile.load(path, artifact)
     except ProfileMismatch:
@@ -365,6 +372,8 @@ def _load(path: Path, name: str, artifact: Artifact) -> Profile:
 
 def _parent(folder: Path, generation: int) -> int:
     """The generation before this one; the next older one there is, if its file cannot tell."""
+    from ._profile_format import read_header
+
     try:
         parent = read_header(_generation_path(folder, generation)).parent or DENSE
     except (OSError, ValueError):
@@ -411,6 +420,8 @@ def _summarise(folder: Path, active: bool) -> ProfileSummary | None:
 
 
 def _with_header(summary: ProfileSummary, path: Path) -> ProfileSummary:
+    from ._profile_format import read_header
+
     try:
         header = read_header(path)
     except (OSError, ValueError) as error:
@@ -445,6 +456,8 @@ def _empty_trash(folder: Path) -> None:
         remove_stale(path)
     trash = [path for path in entries if path.name.startswith(_TRASH)]
     for path in trash:
+        import shutil
+
         shutil.rmtree(path)
     if trash:
         sync_folder(folder)

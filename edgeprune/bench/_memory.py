@@ -9,13 +9,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import InputError
 
-__all__ = ["BARE", "Task", "peak_bytes"]
+__all__ = ["BARE", "Peak", "Task", "peak_of"]
 
 BARE = "bare"
 
@@ -40,8 +41,16 @@ class Task:
     threads: int
 
 
-def peak_bytes(task: Task) -> int:
-    """Run a task in a new process and return the most memory that it held.
+@dataclass(frozen=True)
+class Peak:
+    """The most memory that a process held, and the seconds of its work without imports."""
+
+    peak_bytes: int
+    seconds: float
+
+
+def peak_of(task: Task) -> Peak:
+    """Run a task in a new process and return the most memory that it held, and its time.
 
     Raises:
         InputError: the process fails; its last words are in the message.
@@ -57,7 +66,8 @@ def peak_bytes(task: Task) -> int:
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise InputError(f"the process that was to be measured ({task.way}) failed: {last}")
-    return int(done.stdout.strip().splitlines()[-1])
+    peak, seconds = done.stdout.strip().splitlines()[-1].split()
+    return Peak(int(peak), float(seconds))
 
 
 def _peak_of_this_process() -> int:
@@ -103,8 +113,9 @@ def _personalize(task: Task) -> None:
 
 def _main() -> None:
     task = Task(**json.load(sys.stdin))
+    started = time.perf_counter()
     (_bare if task.way == BARE else _personalize)(task)
-    print(_peak_of_this_process())
+    print(_peak_of_this_process(), time.perf_counter() - started)
 
 
 if __name__ == "__main__":

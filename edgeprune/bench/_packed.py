@@ -12,7 +12,7 @@ from .._sources import reasons
 from ..devices import ImagePreprocess, Preprocess, open_folder
 from ..runtime.errors import NotEnoughSamples
 
-__all__ = ["Packed", "Stream"]
+__all__ = ["ArrayStream", "Packed", "Stream"]
 
 FloatArray = NDArray[np.float32]
 
@@ -68,7 +68,7 @@ def _scale(preprocess: Preprocess) -> tuple[FloatArray, FloatArray] | None:
 class Stream:
     """Some of the samples in an order of their own: what the runtime takes for a source."""
 
-    def __init__(self, samples: Packed, order: Sequence[int]) -> None:
+    def __init__(self, samples: Packed | NDArray[np.float32], order: Sequence[int]) -> None:
         self._samples = samples
         self.order = list(order)
 
@@ -76,7 +76,7 @@ class Stream:
         return len(self.order)
 
     def __getitem__(self, index: int) -> FloatArray:
-        return self._samples[self.order[index]]
+        return np.asarray(self._samples[self.order[index]], np.float32)
 
     def first(self, count: int) -> Stream:
         """The first `count` samples, or all if there are fewer."""
@@ -86,3 +86,10 @@ class Stream:
         """All samples, stacked: float32 ``(n, …)`` each."""
         for start in range(0, len(self), size):
             yield np.stack([self[i] for i in range(start, min(start + size, len(self)))])
+
+
+class ArrayStream(Stream):
+    """Samples that are one array already, in its order."""
+
+    def __init__(self, samples: NDArray[np.float32]) -> None:
+        super().__init__(samples, range(len(samples)))

@@ -13,7 +13,15 @@ from ..runtime.errors import InputError
 from ._run import BenchRun, Row
 from .compare import RunComparison
 
-__all__ = ["Table", "comparison_table", "growth_table", "into_page", "markdown", "run_table"]
+__all__ = [
+    "Table",
+    "comparison_table",
+    "growth_table",
+    "into_page",
+    "markdown",
+    "run_table",
+    "torch_table",
+]
 
 _BEGIN, _END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
@@ -77,13 +85,42 @@ def _cost_table(run: BenchRun) -> Table:
 
 
 def growth_table(run: BenchRun) -> Table | None:
-    """Peak memory by the number of samples, where it was measured."""
+    """Peak memory and time by the number of samples, where they were measured."""
     grown = run.extra.get("memory_growth")
     if not grown:
         return None
     ways = list(grown[0]["peak_bytes"])
-    rows = [(str(one["samples"]), *(_bytes(one["peak_bytes"][w]) for w in ways)) for one in grown]
-    return Table(("samples", *(f"peak memory, {way}" for way in ways)), tuple(rows))
+    header = [f"peak memory, {way}" for way in ways]
+    rows = [[str(one["samples"]), *(_bytes(one["peak_bytes"][w]) for w in ways)] for one in grown]
+    if all("seconds" in one for one in grown):
+        header += [f"seconds, {way}" for way in ways]
+        for row, one in zip(rows, grown, strict=True):
+            row += [f"{one['seconds'][way]:.1f}" for way in ways]
+    return Table(("samples", *header), tuple(tuple(row) for row in rows))
+
+
+def torch_table(run: BenchRun) -> Table | None:
+    """Against what PyTorch takes, where it was measured."""
+    found = run.extra.get("against_torch")
+    if not found:
+        return None
+    header = ("way", "time", "ratio to fine-tuning", "added peak memory")
+    rows = [
+        (
+            one["way"],
+            f"{one['seconds']:.3g} s",
+            _figure(one["time_ratio"]),
+            _bytes(one["added_bytes"] and int(one["added_bytes"])),
+            _figure(one["memory_ratio"]),
+            str(one["rounds"]),
+        )
+        for one in found
+    ]
+    return Table((*header, "memory ratio to fine-tuning", "processes"), tuple(rows))
+
+
+def _figure(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.3f}"
 
 
 def comparison_table(comparison: RunComparison) -> Table:
@@ -135,7 +172,7 @@ def _bytes(number: int | None) -> str:
 def markdown(run: BenchRun) -> str:
     """All of a run as a part of a page."""
     model = run.model
-    tables = [run_table(run), growth_table(run)]
+    tables = [run_table(run), growth_table(run), torch_table(run)]
     parts = [
         f"### {model['name']}: {run.kind}",
         f"Measured {run.created} on {run.machine.sentence()}.",

@@ -28,7 +28,7 @@ from ._workbench import Answer, Workbench
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["prune_by_taylor"]
+__all__ = ["as_far_as", "prune_by_taylor"]
 
 _BATCH = 16
 _HALVINGS = 7  # of the ratio: to a hundredth
@@ -43,7 +43,7 @@ def prune_by_taylor(bench: Workbench, key: CellKey) -> Answer:
     samples = bench.stream(key.samples or 0)
     targets = bench.dense_adapt(key.samples or 0).logits.argmax(1)
     with measured() as cost:
-        found = _as_far_as(module, samples, targets, bench.info.head, wanted)
+        found = as_far_as(module, samples, targets, bench.info.head, wanted)
     logits = module_logits(found.net, bench.test)
     return Answer(logits, cost, more={"macs": found.removed, "macs_wanted": wanted})
 
@@ -66,7 +66,7 @@ class _Found:
     removed: float
 
 
-def _as_far_as(
+def as_far_as(
     module: torch.nn.Module,
     samples: Stream,
     targets: NDArray[np.int64],

@@ -21,13 +21,21 @@ from ..runtime.errors import InputError
 from ._cells import CellKey
 from ._measure import measured
 from ._packed import Stream
+from ._study import Baselines
 from ._torch_net import head_of, module_logits, same_module, stacked
 from ._workbench import Answer, Workbench
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["last_layer", "last_layer_taught", "whole_net", "whole_net_taught"]
+__all__ = [
+    "last_layer",
+    "last_layer_taught",
+    "train",
+    "warm_up",
+    "whole_net",
+    "whole_net_taught",
+]
 
 _BATCH = 16
 
@@ -59,13 +67,14 @@ def _own_answers(bench: Workbench, key: CellKey) -> NDArray[np.int64]:
 def _last(bench: Workbench, key: CellKey, targets: NDArray[np.int64], rate: float) -> Answer:
     import torch
 
-    _warm_up()
+    warm_up()
     module = same_module(bench)
     name, found = head_of(module, bench.info.head)
     head = copy.deepcopy(found)
     with measured() as cost:
         features = _features(module, found, bench.stream(key.samples or 0))
-        _train(head, features.__getitem__, targets, bench, rate)
+        fetch, seed = features.__getitem__, bench.user.seed
+        train(head, fetch, targets, recipe=bench.baselines, rate=rate, seed=seed)
     seen = bench.dense_test.features
     with torch.inference_mode():
         if seen is not None and seen.shape[1:] == features.shape[1:]:
@@ -76,7 +85,7 @@ def _last(bench: Workbench, key: CellKey, targets: NDArray[np.int64], rate: floa
 
 
 @cache
-def _warm_up() -> None:
+def warm_up() -> None:
     """Make torch import what it imports at the first step of training, which takes seconds."""
     import torch
 
@@ -108,28 +117,31 @@ def _with_head(module: torch.nn.Module, name: str, head: torch.nn.Module) -> tor
 
 
 def _whole(bench: Workbench, key: CellKey, targets: NDArray[np.int64], rate: float) -> Answer:
-    _warm_up()
+    warm_up()
     module = same_module(bench)
     with measured() as cost:
         net = copy.deepcopy(module)
-        _train(net, partial(stacked, bench.stream(key.samples or 0)), targets, bench, rate)
+        fetch = partial(stacked, bench.stream(key.samples or 0))
+        train(net, fetch, targets, recipe=bench.baselines, rate=rate, seed=bench.user.seed)
     return Answer(module_logits(net, bench.test), cost)
 
 
-def _train(
+def train(
     net: torch.nn.Module,
     inputs: Callable[[torch.Tensor], torch.Tensor],
     targets: NDArray[np.int64],
-    bench: Workbench,
+    *,
+    recipe: Baselines,
     rate: float,
+    seed: int,
 ) -> None:
-    """Train in place on the samples that `inputs` fetches; the same user gives the same result."""
+    """Train in place on the samples that `inputs` fetches; the same seed gives the same result."""
     import torch
 
-    recipe, wanted = bench.baselines, torch.from_numpy(targets)
+    wanted = torch.from_numpy(targets)
     net.eval().requires_grad_(True)
     optimizer = torch.optim.Adam(net.parameters(), rate)
-    dice = torch.Generator().manual_seed(bench.user.seed)
+    dice = torch.Generator().manual_seed(seed)
     for _ in range(recipe.epochs):
         order = torch.randperm(len(wanted), generator=dice)
         for chosen in torch.split(order, recipe.batch):

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,16 @@ from ..devices import open_folder
 from ..runtime._ort import make_session, run
 from ..runtime.artifact import Artifact
 from ..runtime.compact import compact
-from ..runtime.errors import NotEnoughSamples
+from ..runtime.errors import MissingExtra, NotEnoughSamples
 from ..runtime.personalize import personalize
 from ..runtime.session import default_threads
 from ..runtime.settings import Settings
-from ._memory import BARE, Task, peak_bytes
+from ._fine_tune import TuneTask, compare_with_torch
+from ._memory import BARE, Peak, Task, peak_of
 from ._run import BenchRun, conditions, facts, rows_of
+from ._startup import BARE_START, OUR_START, time_to_first_answer
 
-__all__ = ["STRENGTHS", "cost"]
+__all__ = ["STRENGTHS", "cost", "need_torch"]
 
 OnProgress = Callable[[str, float], None]
 FloatArray = NDArray[np.float32]
@@ -48,6 +51,10 @@ def cost(
     rounds: int = 6,
     memory_rounds: int = 3,
     growth: Sequence[int] = (),
+    start_rounds: int = 12,
+    factory: str | None = None,
+    weights: str | Path | None = None,
+    tune_rounds: int = 1,
     threads: int | None = None,
     on_progress: OnProgress = lambda _step, _share: None,
     on_unusable: OnUnusable | None = None,
@@ -66,6 +73,11 @@ def cost(
         memory_rounds: how many processes of each kind; 0 leaves memory out.
         growth: numbers of samples to watch the memory grow with; files are used again where there
             are too few.
+        start_rounds: processes of each kind that are timed up to their first answer.
+        factory: ``package.module:function`` of the PyTorch module behind the model; with it
+            fine-tuning in PyTorch and Torch-Pruning are run over the same samples as well.
+        weights: its weights.
+        tune_rounds: processes of each of these.
         threads: threads of one operator; None for what the machine offers, at most four.
         on_progress: called with the name of a step and the share of it that is done.
         on_unusable: called with each file that cannot be used, and why.
@@ -86,7 +98,16 @@ def cost(
         memory = _Memory(artifact, plain, Path(folder), strengths, threads, on_progress)
         peaks = memory.peaks(len(arrays), memory_rounds)
         grown = memory.growth(growth)
+        tuned = job.against_torch(Path(temporary), factory, weights, tune_rounds)
     details = {name: job.details(name) | _peak_details(name, peaks) for name in job.names}
+    rows = rows_of(timing, f"{len(arrays)} samples: ", details)
+    noise, extra = list(timing.remarks), {"conditions": conditions(timing), "memory_growth": grown}
+    if start_rounds:
+        start = job.start(start_rounds)
+        about = {n: job.details(n) | _peak_details(n, {}) for n in (BARE_START, OUR_START)}
+        rows += rows_of(start, "", about)
+        noise += start.remarks
+        extra |= {"start_conditions": conditions(start)}
     return BenchRun(
         "cost",
         facts(artifact.path.name, artifact.info),
@@ -96,12 +117,28 @@ def cost(
             "rounds": rounds,
             "memory_rounds": memory_rounds,
             "growth": list(growth),
+            "start_rounds": start_rounds,
+            "tune_rounds": tune_rounds if factory else 0,
             "threads": threads,
         },
-        tuple(rows_of(timing, f"{len(arrays)} samples: ", details)),
-        timing.remarks,
-        {"conditions": conditions(timing), "memory_growth": grown},
+        tuple(rows),
+        tuple(dict.fromkeys(noise)),
+        extra | {"against_torch": tuned},
     )
+
+
+def need_torch() -> None:
+    """Refuse what needs PyTorch before minutes of measuring rather than after.
+
+    Raises:
+        MissingExtra: PyTorch or Torch-Pruning is not installed.
+    """
+    missing = [name for name in ("torch", "torch_pruning") if find_spec(name) is None]
+    if missing:
+        raise MissingExtra(
+            f"--factory needs {' and '.join(missing)}, which is not installed. Nothing was "
+            'measured. Install it with: pip install "edgeprune[bench]"'
+        )
 
 
 @dataclass
@@ -162,6 +199,35 @@ class _Job:
             limits=limits,
         )
 
+    def start(self, rounds: int) -> Timing:
+        """Processes up to their first answer, in turns."""
+        done = itertools.count()
+
+        def told() -> None:
+            self.on_progress("start-up", min(next(done) / (3 * rounds + 2), 1.0))
+
+        return time_to_first_answer(self.artifact, rounds, self.threads, told)
+
+    def against_torch(
+        self, folder: Path, factory: str | None, weights: str | Path | None, rounds: int
+    ) -> list[dict[str, Any]]:
+        """Personalisation and what PyTorch takes, a process each; nothing without a factory."""
+        if factory is None:
+            return []
+        samples = folder / "samples.npy"
+        np.save(samples, np.stack(self.arrays))
+        task = TuneTask(
+            way="",
+            model=str(self.artifact.path),
+            samples=str(samples),
+            factory=factory,
+            weights=None if weights is None else str(weights),
+            threads=self.threads,
+        )
+        return compare_with_torch(
+            task, self.strengths, rounds, partial(self.on_progress, "PyTorch")
+        )
+
     def details(self, name: str) -> dict[str, Any]:
         """What of a way is no time."""
         return {
@@ -211,7 +277,7 @@ class _Memory:
         for number in range(rounds):
             for way in ways:
                 self.on_progress("memory", number / rounds)
-                found[way].append(self._peak(way, samples))
+                found[way].append(self._peak(way, samples).peak_bytes)
         return found
 
     def growth(self, counts: Sequence[int]) -> list[dict[str, Any]]:
@@ -220,10 +286,16 @@ class _Memory:
         for place, samples in enumerate(counts):
             self.on_progress("memory by samples", place / len(counts))
             peaks = {way: self._peak(way, samples) for way in (BARE, *self.strengths)}
-            grown.append({"samples": samples, "peak_bytes": peaks})
+            grown.append(
+                {
+                    "samples": samples,
+                    "peak_bytes": {way: one.peak_bytes for way, one in peaks.items()},
+                    "seconds": {way: one.seconds for way, one in peaks.items()},
+                }
+            )
         return grown
 
-    def _peak(self, way: str, samples: int) -> int:
+    def _peak(self, way: str, samples: int) -> Peak:
         paths = open_folder(self.folder, model_preprocess(self.artifact)).paths
         if samples <= len(paths):
             chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, samples).astype(int)]
@@ -232,7 +304,7 @@ class _Memory:
         # Settings.max_samples stays as it is: a long stream is sampled, as users' streams are.
         files = [str(path) for path in chosen]
         task = Task(way, str(self.artifact.path), str(self.plain), files, self.threads)
-        return peak_bytes(task)
+        return peak_of(task)
 
 
 def _peak_details(name: str, peaks: dict[str, list[int]]) -> dict[str, Any]:

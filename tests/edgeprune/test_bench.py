@@ -13,7 +13,8 @@ import edgeprune
 from edgeprune._demo import demo_model
 from edgeprune._machine import Machine
 from edgeprune._timing import Limits, Ratio, Spread
-from edgeprune.bench._memory import Task, peak_bytes
+from edgeprune.bench._fine_tune import FINE_TUNING, PRUNING
+from edgeprune.bench._memory import Task, peak_of
 from edgeprune.bench._run import SCHEMA, BenchRun, Row
 from edgeprune.bench._run_tables import into_page, markdown, run_table
 from edgeprune.bench.compare import compare
@@ -38,7 +39,13 @@ def measured() -> BenchRun:
 @pytest.fixture(scope="session")
 def costs() -> BenchRun:
     return cost(
-        Artifact.open(MODEL), ADAPT, samples=12, rounds=2, memory_rounds=1, growth=(10, 130)
+        Artifact.open(MODEL),
+        ADAPT,
+        samples=12,
+        rounds=2,
+        memory_rounds=1,
+        growth=(10, 130),
+        start_rounds=2,
     )
 
 
@@ -104,8 +111,9 @@ def test_latency_needs_something_to_prune(tmp_path):
 def test_cost_has_time_and_memory(costs):
     rows = by_key(costs)
     names = ("plain, 8 at a time", "plain, one at a time", "light", "deep")
-    assert list(rows) == [f"12 samples: {name}" for name in names]
-    plain, single, light, deep = rows.values()
+    starts = ["first answer, bare ONNX Runtime", "first answer"]
+    assert list(rows) == [*(f"12 samples: {name}" for name in names), *starts]
+    plain, single, light, deep, bare, first = rows.values()
     assert plain.ratio.low == plain.ratio.high == 1
     assert (plain.details["peak_bytes"], plain.details["reads"]) == (None, 1)
     assert single.details["peak_ratio"] == 1
@@ -113,16 +121,42 @@ def test_cost_has_time_and_memory(costs):
     assert deep.details["reads"] >= light.details["reads"] > 1
     assert deep.details["peak_bytes"] > 10e6
     assert deep.ratio.median > light.ratio.median > 1
+    assert bare.ratio.low == bare.ratio.high == 1
+    assert first.details["peak_bytes"] is None
+    assert first.seconds.median > bare.seconds.median / 2
     assert any("2 rounds are too few" in remark for remark in costs.remarks)
     grown = costs.extra["memory_growth"]
     assert [one["samples"] for one in grown] == [10, 130]  # more than there are files
-    assert set(grown[0]["peak_bytes"]) == {"bare", "light", "deep"}
+    assert set(grown[0]["peak_bytes"]) == set(grown[0]["seconds"]) == {"bare", "light", "deep"}
+    assert grown[1]["seconds"]["deep"] > grown[1]["seconds"]["bare"] > 0
+    assert costs.extra["against_torch"] == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_cost_against_torch(pictures, monkeypatch):
+    """A process for each way; of a network so small the figures are there and mean nothing."""
+    monkeypatch.chdir(Path(__file__).parent)  # where `nets` is
+    options = {"rounds": 1, "memory_rounds": 0, "start_rounds": 0, "strengths": ("deep",)}
+    run = cost(
+        Artifact.open(pictures.model),
+        pictures.adapt,
+        samples=20,
+        factory="nets:pictures",
+        weights=pictures.weights,
+        **options,
+    )
+    found = {one["way"]: one for one in run.extra["against_torch"]}
+    assert list(found) == ["deep", FINE_TUNING, PRUNING]
+    assert found[FINE_TUNING]["time_ratio"] == 1
+    assert all(one["seconds"] > 0 and one["time_ratio"] > 0 for one in found.values())
+    assert all(one["rounds"] == 1 for one in found.values())
+    assert "ratio to fine-tuning" in markdown(run)
 
 
 def test_a_process_that_fails_says_why():
     task = Task("deep", str(MODEL), "", ["nowhere.wav"], 1)
     with pytest.raises(edgeprune.InputError, match=r"\(deep\) failed: .*nowhere.wav"):
-        peak_bytes(task)
+        peak_of(task)
 
 
 def test_memory_is_that_of_the_process_alone(tmp_path):
@@ -130,10 +164,10 @@ def test_memory_is_that_of_the_process_alone(tmp_path):
     edgeprune.load(MODEL, store=tmp_path).compact(tmp_path / "plain.onnx", timing=False)
     file = next(ADAPT.rglob("*.wav"))
     task = Task("bare", str(MODEL), str(tmp_path / "plain.onnx"), [str(file)], 1)
-    before = peak_bytes(task)
+    before = peak_of(task).peak_bytes
     ballast = bytearray(400_000_000)
     ballast[::4096] = b"x" * len(ballast[::4096])
-    assert peak_bytes(task) < before + 50_000_000
+    assert peak_of(task).peak_bytes < before + 50_000_000
 
 
 def test_runs_survive_json(measured, costs, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import edgeprune
+from edgeprune._demo import demo_model
 
 PUBLIC = [
     "Accuracy",
@@ -83,3 +84,25 @@ def test_importing_is_cheap(code):
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     )
     assert heavy.isdisjoint(json.loads(done.stdout))
+
+
+def test_a_first_prediction_imports_little(tmp_path):
+    """Numpy and ONNX Runtime: what would double the time to the first answer stays out."""
+    script = (
+        "import sys, json, edgeprune, numpy\n"
+        "model = edgeprune.load(sys.argv[1], store=sys.argv[2])\n"
+        "shape = [n or 1 for n in model.info.input_shape]\n"
+        "assert model.predict(numpy.zeros(shape, numpy.float32))[0].label\n"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(demo_model()), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    loaded = set(json.loads(done.stdout))
+    assert loaded.isdisjoint({"onnx", "google.protobuf", "PIL", "rich", "click", "safetensors"})
+    assert not [name for name in loaded if name.startswith("edgeprune.devices")]
+    assert loaded >= {"numpy", "onnxruntime"}

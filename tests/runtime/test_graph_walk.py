@@ -283,8 +283,8 @@ def test_a_profile_does_not_depend_on_the_budget(digits, demo, strength, monkeyp
     """1 MB holds next to nothing of this network, 256 MB everything."""
     advance, kept = LayerWalk.advance, []
 
-    def watched(walk: LayerWalk, limit: int) -> bool:
-        moved = advance(walk, limit)
+    def watched(walk: LayerWalk, limit: int, **options: bool) -> bool:
+        moved = advance(walk, limit, **options)
         assert walk.kept_bytes <= walk.budget_bytes
         kept.append((walk.budget_bytes, walk.position))
         return moved

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeprune.runtime import store as store_module
 from edgeprune.runtime.artifact import Artifact
 from edgeprune.runtime.errors import ProfileError, ProfileMismatch, ProfileNotFound
 from edgeprune.runtime.profile import Profile, neutral
@@ -263,7 +262,7 @@ def test_forget_resumes(
         raise OSError(errno.EIO, "the card was pulled")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module.shutil, "rmtree", fail)
+        patch.setattr("shutil.rmtree", fail)
         with pytest.raises(ProfileError, match="Call forget again"):
             store.forget(model_id, "me")
         assert store.list(model_id) == ()

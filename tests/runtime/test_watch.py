@@ -50,7 +50,8 @@ def test_means_are_of_all_samples_and_positions_of_some(network):
         moved = np.moveaxis(np.concatenate(values), site.channel_axis, 1)
         mean = moved.reshape(*moved.shape[:2], -1).mean((0, 2), dtype=np.float64)
         np.testing.assert_allclose(seen[site.tensor].pooled.mean, mean, rtol=1e-4, atol=1e-5)
-        looked_into = [rows(v, site.channel_axis, 32) for v in values[::POSITIONS_EVERY]]
+        every = min(max(len(samples) // 30, 1), POSITIONS_EVERY)  # a short stream: more of it
+        looked_into = [rows(v, site.channel_axis, 32) for v in values[::every]]
         picked = np.concatenate(looked_into).astype(np.float64)
         positions = seen[site.tensor].positions
         assert positions.count == len(picked)
