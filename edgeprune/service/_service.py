@@ -231,6 +231,8 @@ class Service(Closing):
         with self._lock:
             if learning.cancelled:
                 return
+            # Before anybody hears of it: who then pauses or ends this must not take it back.
+            self._learner.settle(learning)
             if serving is not None and self._user is user:
                 self._serving = serving
             self._settle(user, learning, result)

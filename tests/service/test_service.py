@@ -17,7 +17,15 @@ import numpy as np
 import pytest
 
 import edgeprune
-from edgeprune import LiveResult, LiveSample, NotEnoughSamples, ProfileNotFound, Service, Settings
+from edgeprune import (
+    LiveResult,
+    LiveSample,
+    NotEnoughSamples,
+    ProfileNotFound,
+    Service,
+    ServiceEvent,
+    Settings,
+)
 from edgeprune.runtime.artifact import Artifact
 from edgeprune.runtime.store import ProfileStore
 
@@ -209,6 +217,23 @@ def test_rollback_while_learning_keeps_the_late_outcome_out(
     time.sleep(0.5)
     assert feed(service, sounds.arrays, 1)[0].generation == 0
     assert events.kinds.count("personalized") == 1
+
+
+def test_who_pauses_at_the_word_of_it_takes_nothing_back(
+    make: Make, sounds: Sounds, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = quiet(make)
+
+    def pause(event: ServiceEvent) -> None:
+        events(event)
+        if event.kind == "personalized":
+            service.pause()
+
+    monkeypatch.setattr(service, "_on_event", pause)
+    learn(service, sounds, events)
+    events.wait("paused")
+    assert feed(service, sounds.arrays, 1)[0].generation == 1
+    assert service._store.current(service._artifact.info.model_id, "anna") == 1
 
 
 def test_nothing_to_go_back_to_is_said(make: Make) -> None:
