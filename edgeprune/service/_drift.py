@@ -21,10 +21,10 @@ thing is seen many times running such sums wander farther; the limit grows with 
 means of ten neighbours.
 
 Some classes are harder than others, and one of these seen a hundred times running is no change. So
-confidence and familiarity are compared with what they were for the class that the sample is taken
-for (`ByClass`), and the limit grows with what is not known of the classes that a sum is made of: as
-long as it rises, n samples of a class add n times the error of that class's mean. Samples of many
-classes hardly raise it, so a change among them is found as soon as without.
+figures are compared with what they were for the class that the sample is taken for (`ByClass`), and
+the limit grows with what is not known of the classes that a sum is made of: as long as it rises, n
+samples of a class add n times the error of that class's mean. Samples of many classes hardly raise
+it, so a change among them is found as soon as without.
 """
 
 from __future__ import annotations
@@ -61,9 +61,7 @@ _MOST_DIMENSIONS = 16
 _SHRINKAGE = 0.1
 _MOST_RECENT = 100
 _DOUBT = 2.0  # standard deviations of what is not known of the classes in a sum
-# Evidence differs little between the classes that a user meets, and doubting it would hide new
-# ones: users of development would wait for 23 pictures instead of 15.
-_BY_CLASS = np.array([0.0, 1.0, 1.0])
+_MEETS_MANY = 0.5  # of all classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,9 +190,20 @@ def fit_reference(logits: NDArray[np.floating]) -> DriftReference:
         std=std,
         limit=_LIMIT * _slowness(figures),
         by_class=fit_by_class(
-            _BY_CLASS * (figures - mean) / std, model.classes(logits), logits.shape[1]
+            _that_differ(model) * (figures - mean) / std, model.classes(logits), logits.shape[1]
         ),
     )
+
+
+def _that_differ(model: _Model) -> Float64:
+    """Which figures are compared by class: 1.0, others 0.0.
+
+    Evidence only of users who meet many of the classes. Of ten in a thousand it is nearly the same
+    for all ten, and doubting it would hide others: users of development would wait for 23 pictures
+    instead of 15.
+    """
+    many = effective_classes(model.prior) >= _MEETS_MANY * len(model.prior)
+    return np.array([float(many), 1.0, 1.0])
 
 
 def _slowness(figures: Float64) -> Float64:
