@@ -357,6 +357,11 @@ def _write_current(folder: Path, generation: int) -> None:
 
 
 def _not_found(folder: Path) -> ProfileNotFound:
+    if _met_only(folder, _generations(folder)) is not None:
+        return ProfileNotFound(
+            f"nothing was learnt for {folder.name!r} yet: the network answers as trained, and only "
+            "counts are kept. Nothing was changed."
+        )
     return ProfileNotFound(
         f"there is no profile {folder.name!r} for this model in {folder.parent}. See "
         "`edgeprune profiles list MODEL`, or make one with `edgeprune personalize`."

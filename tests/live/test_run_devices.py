@@ -162,7 +162,7 @@ def _profiles(running: Running, *words: object) -> Any:
     """What another program says or does of the profiles: `edgeprune profiles`."""
     command = [sys.executable, "-m", "edgeprune", "profiles", *map(str, words), "--json"]
     done = subprocess.run(
-        command, env=running.environment, check=True, timeout=60, stdout=subprocess.PIPE
+        command, env=running.environment, check=True, timeout=60, capture_output=True, text=True
     )
     return json.loads(done.stdout)
 
@@ -172,5 +172,8 @@ def test_who_was_met_and_of_whom_nothing_was_learnt_is_listed_and_can_be_erased(
     assert met.end() == 0
     (listed,) = _profiles(met, "list", MODEL)
     assert (listed["name"], listed["generations"]) == ("ben", [])
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        _profiles(met, "show", MODEL, "ben")
+    assert "nothing was learnt for 'ben' yet" in refused.value.stderr
     _profiles(met, "forget", MODEL, "ben", "--yes")
     assert _profiles(met, "list", MODEL) == []
