@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -62,6 +63,33 @@ class _Waiting:
     sequence: int
     connection: int
     troubles: frozenset[str]
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Errors of a driver do not say of which camera they are."""
+    try:
+        yield
+    except DeviceNotFound:
+        raise
+    except DeviceStalled as error:
+        raise DeviceStalled(f"camera {name}: {error}") from error
+    except DeviceUnavailable as error:
+        raise DeviceUnavailable(f"camera {name}: {error}") from error
+
+
+class _NamedLink:
+    """A camera while it is open; its errors name it."""
+
+    def __init__(self, link: Link[LiveFrame], name: str) -> None:
+        self._link, self._name = link, name
+
+    def read(self, timeout_s: float) -> LiveFrame | None:
+        with _named(self._name):
+            return self._link.read(timeout_s)
+
+    def close(self) -> None:
+        self._link.close()
 
 
 class Camera(LiveSource[VideoFrame, LiveFrame, _Waiting]):
@@ -156,14 +184,8 @@ def open_camera(
 
     def connect() -> Link[LiveFrame]:
         info = find_camera(name)
-        try:
-            return _link(info, size, rate_hz, asked, timing)
-        except DeviceNotFound:
-            raise
-        except DeviceStalled as error:
-            raise DeviceStalled(f"camera {info.name}: {error}") from error
-        except DeviceUnavailable as error:
-            raise DeviceUnavailable(f"camera {info.name}: {error}") from error
+        with _named(info.name):
+            return _NamedLink(_link(info, size, rate_hz, asked, timing), info.name)
 
     shown = find_camera(name).name if name is not None and "://" in name else name
     camera = Camera(

@@ -78,6 +78,7 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
         ("trouble", ", ".join(heard["troubles"]) or "none"),
         ("answered", f"{count(status['answered'])}, {count(heard['teaching'])} of which teach"),
         ("dropped", _reasons(heard["dropped"])),
+        ("ignored", _seconds(heard["ignored_s"])),
         ("lost", ", ".join(lost) or "nothing"),
         ("profile", f"{service['profile']}, generation {service['generation']}"),
         ("network", service["state"]),
@@ -108,6 +109,10 @@ def _drift(watched: dict[str, Any] | None) -> str:
 
 def _reasons(reasons: dict[str, int]) -> str:
     return ", ".join(f"{count(many)} {reason}" for reason, many in reasons.items()) or "none"
+
+
+def _seconds(reasons: dict[str, float]) -> str:
+    return ", ".join(f"{took:.1f} s {reason}" for reason, took in reasons.items()) or "nothing"
 
 
 def _add(command: str) -> None:

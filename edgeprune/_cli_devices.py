@@ -121,12 +121,20 @@ def test(*, name: str, kind: str | None, seconds: float, save: Path | None, outp
     is_microphone = isinstance(info, MicrophoneInfo)
     if is_microphone and save is not None:
         raise click.UsageError("--save is for cameras: sound is never saved.")
-    if save is not None and save.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise click.UsageError("--save takes a file that ends in .png or .jpg.")
+    if save is not None:
+        _check_place(save)
     if is_microphone:
         _test_microphone(name, seconds, output)
     else:
         _test_camera(name, seconds, save, output)
+
+
+def _check_place(save: Path) -> None:
+    """Refuse a place that no picture can go to before the camera is opened."""
+    if save.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise click.UsageError("--save takes a file that ends in .png or .jpg.")
+    if not save.parent.is_dir():
+        raise click.UsageError(f"--save: there is no folder {save.parent}.")
 
 
 def _test_microphone(name: str, seconds: float, output: Output) -> None:
@@ -307,7 +315,11 @@ def _rate_hz(arrivals: list[tuple[float, int]]) -> float:
 def _save(frame: VideoFrame, path: Path) -> str:
     from PIL import Image
 
-    Image.fromarray(frame.rgb).save(path)
+    try:
+        Image.fromarray(frame.rgb).save(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise click.ClickException(f"the picture cannot be saved as {path}: {reason}.") from error
     return str(path)
 
 

@@ -179,6 +179,7 @@ class _Job:
             if self._signal is not None:  # while all this was opened
                 live.stop()
             live.run()
+        live.write_last()
         return self._end(live)
 
     @property

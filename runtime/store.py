@@ -146,7 +146,10 @@ class ProfileStore:
         raise ProfileError(f"the profile {name} changes faster than it can be read. Try again.")
 
     def list(self, model_id: str) -> tuple[ProfileSummary, ...]:
-        """All profiles of a model by name; a damaged one is listed with its `error`."""
+        """All profiles of a model by name; a damaged one is listed with its `error`.
+
+        Who was met by the live service only, and has no generations, is listed, too.
+        """
         folder = self._model(model_id)
         active = self.active(model_id)
         with explained(folder, "list"):
@@ -155,6 +158,14 @@ class ProfileStore:
             _summarise(folder / name, active == name) for name in names if _NAME.fullmatch(name)
         )
         return tuple(summary for summary in summaries if summary is not None)
+
+    def current(self, model_id: str, name: str) -> int:
+        """The number of the generation in force; 0 where nothing was saved or it is damaged."""
+        folder = self._profile(model_id, name)
+        try:
+            return _read_current(folder) or DENSE
+        except ProfileError:
+            return DENSE
 
     def activate(self, model_id: str, name: str | None) -> None:
         """Make a profile the one that the runtime uses, or none with None.
@@ -351,6 +362,11 @@ def _write_current(folder: Path, generation: int) -> None:
 
 
 def _not_found(folder: Path) -> ProfileNotFound:
+    if _met_only(folder, _generations(folder)) is not None:
+        return ProfileNotFound(
+            f"nothing was learnt for {folder.name!r} yet: the network answers as trained, and only "
+            "counts are kept. Nothing was changed."
+        )
     return ProfileNotFound(
         f"there is no profile {folder.name!r} for this model in {folder.parent}. See "
         "`edgeprune profiles list MODEL`, or make one with `edgeprune personalize`."
@@ -412,11 +428,19 @@ def _summarise(folder: Path, active: bool) -> ProfileSummary | None:
     except ProfileError as error:
         return ProfileSummary(folder.name, generations, DENSE, active, 0, error=str(error))
     if current is None:
-        return None
+        return _met_only(folder, generations)
     summary = ProfileSummary(
         folder.name, generations, current, active, _size_bytes(folder, generations)
     )
     return summary if current == DENSE else _with_header(summary, _generation_path(folder, current))
+
+
+def _met_only(folder: Path, generations: tuple[int, ...]) -> ProfileSummary | None:
+    """A user of whom nothing was learnt yet, but other files, such as counts, were kept."""
+    kept = [path for path in _entries(folder) if not path.name.startswith(".")]
+    if generations or not kept:
+        return None
+    return ProfileSummary(folder.name, (), DENSE, False, 0)
 
 
 def _with_header(summary: ProfileSummary, path: Path) -> ProfileSummary:

@@ -14,9 +14,11 @@ EventKind = Literal[
     "personalized",  # its outcome is in use
     "refused",  # the guard, or too few usable samples: nothing was changed
     "failed",  # it died or could not save: nothing was changed, it will be tried again
+    "given-up",  # the service ended while it was under way: nothing was changed
     "drift",  # what is seen has changed: relaxed to the network as trained
     "switched",  # another user
     "rolled-back",
+    "replaced",  # another program put another generation in force
     "forgotten",  # the profile was erased while it was in use
     "paused",
     "resumed",

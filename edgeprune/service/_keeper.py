@@ -94,11 +94,15 @@ class Keeper:
             self._users.pop(user.name, None)
             return self.user(user.name)
 
-    def start(self, on_forgotten: Callable[[User], None]) -> None:
-        """Begin to write, and to look whether somebody was forgotten."""
-        self._thread = threading.Thread(
-            target=self._work, args=(on_forgotten,), name="edgeprune keeper", daemon=True
-        )
+    def start(self, on_forgotten: Callable[[User], None], on_look: Callable[[User], None]) -> None:
+        """Begin to write, and to look whether somebody was forgotten.
+
+        Args:
+            on_forgotten: told of a user whose profile was erased by another program.
+            on_look: called about once a second with every other user.
+        """
+        self._on_forgotten, self._on_look = on_forgotten, on_look
+        self._thread = threading.Thread(target=self._work, name="edgeprune keeper", daemon=True)
         self._thread.start()
 
     def save_soon(self) -> None:
@@ -136,7 +140,7 @@ class Keeper:
     def _file(self, name: str) -> StateFile:
         return StateFile(self._store, self._info.model_id, name)
 
-    def _work(self, on_forgotten: Callable[[User], None]) -> None:
+    def _work(self) -> None:
         saved_s = time.monotonic()
         while True:
             with self._wake:
@@ -147,16 +151,18 @@ class Keeper:
             with self._lock:
                 users = list(self._users.values())
             for user in users:
-                self._look_after(user, on_forgotten, save=save or late or closing)
+                self._look_after(user, save=save or late or closing)
             saved_s = time.monotonic() if save or late else saved_s
             if closing:
                 return
 
-    def _look_after(self, user: User, on_forgotten: Callable[[User], None], *, save: bool) -> None:
+    def _look_after(self, user: User, *, save: bool) -> None:
         try:
             if self.is_forgotten(user):
-                on_forgotten(user)
-            elif save:
+                self._on_forgotten(user)
+                return
+            self._on_look(user)
+            if save:
                 self._write(user)
         except ProfileError as error:
             if not self._unsaved:  # said once: a full disk stays full for a while

@@ -55,6 +55,11 @@ class Learner:
         )
         self._thread.start()
 
+    def settle(self, learning: Learning) -> None:
+        """Its outcome is in force: nothing of it can be ended, or taken back, any more."""
+        if self.current is learning:
+            self.current = None
+
     def cancel(self) -> Learning | None:
         """End the one under way, if any, and return it; its process is dead when this returns."""
         learning, self.current = self.current, None
@@ -75,5 +80,4 @@ class Learner:
             if not learning.cancelled:
                 self._on_done(learning, result)
         finally:
-            if self.current is learning:
-                self.current = None
+            self.settle(learning)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -113,6 +114,12 @@ class LiveRun:
         finally:
             self._writer.hurry()
             self._notifier.stopping()
+
+    def write_last(self) -> None:
+        """Write what was told while everything was closed, for whoever still reads."""
+        self._writer.hurry()
+        with contextlib.suppress(BrokenPipeError):
+            self._write_posted()
 
     def handle(self, request: Request) -> dict[str, Any]:
         """Do what a client of the control socket asks for; return how things stand then.

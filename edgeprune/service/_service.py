@@ -90,7 +90,7 @@ class Service(Closing):
         )
         self._user = self._keeper.user(profile)
         self._serving = self._serve(self._user)
-        self._keeper.start(self._forgotten)
+        self._keeper.start(self._forgotten, self._follow)
 
     # Answering
 
@@ -231,6 +231,8 @@ class Service(Closing):
         with self._lock:
             if learning.cancelled:
                 return
+            # Before anybody hears of it: who then pauses or ends this must not take it back.
+            self._learner.settle(learning)
             if serving is not None and self._user is user:
                 self._serving = serving
             self._settle(user, learning, result)
@@ -319,6 +321,11 @@ class Service(Closing):
         """
         with self._lock:
             user = self._user
+            if self._in_force(user.name) == DENSE:
+                raise ProfileNotFound(
+                    f"the network as trained answers for {user.name}: there is nothing to go back "
+                    "to. Nothing was changed."
+                )
             self._abandon(user)
             generation = self._store.rollback(self._artifact.info.model_id, user.name)
             user.start_over()
@@ -354,7 +361,11 @@ class Service(Closing):
         """Stop, end a personalisation under way, and save the counts."""
         self.stop()
         with self._lock:
+            learning = self._learner.current
             self._abandon()
+        if learning is not None:
+            message = "the personalisation under way was given up: the service ends."
+            self._emit("given-up", message, learning.profile, samples=learning.samples)
         self._learner.close()
         self._keeper.close()
 
@@ -375,8 +386,7 @@ class Service(Closing):
         return serving
 
     def _in_force(self, profile: str) -> int:
-        summaries = self._store.list(self._artifact.info.model_id)
-        return next((p.current for p in summaries if p.name == profile), DENSE)
+        return self._store.current(self._artifact.info.model_id, profile)
 
     def _as_trained(self, user: User) -> Serving:
         shift = None if user.running is None else user.running.shift
@@ -414,6 +424,34 @@ class Service(Closing):
             if self._user is user:
                 self._user, self._serving = fresh, self._as_trained(fresh)
             self._emit("forgotten", "the profile was erased; counts start anew.", user.name)
+
+    def _follow(self, user: User) -> None:
+        """Another program may have put another generation in force: that one answers, then.
+
+        One that cannot be used is left alone; what answers goes on answering.
+        """
+        if not self._replaced(user):
+            return
+        with contextlib.suppress(EdgepruneError):
+            serving = self._serve(user)
+            with self._lock:
+                if not self._replaced(user) or self._in_force(user.name) != serving.generation:
+                    return
+                user.start_over()
+                user.respect(_learnt_from(serving))
+                self._serving = serving
+                message = f"generation {serving.generation} is in force: another program says so."
+                self._emit("replaced", message, user.name, generation=serving.generation)
+
+    def _replaced(self, user: User) -> bool:
+        """Whether what answers for a user is not what the store says, and nobody is about it."""
+        with self._lock:
+            learning = self._learner.current
+            if learning is not None and learning.profile == user.name:
+                return False
+            if user.relaxed or self._user is not user:
+                return False
+            return self._serving.generation != self._in_force(user.name)
 
     def _emit(self, kind: EventKind, message: str, profile: str, **details: Any) -> None:
         self._on_event(ServiceEvent(kind, message, profile, details))

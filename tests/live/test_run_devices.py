@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ..devices.live.mjpeg import MjpegServer, numbered_frames
-from .running import DEMO, MODEL
+from .running import DEMO, MODEL, Running
 from .test_run_files import stream_of_words
 
 SOUNDS = DEMO / "adapt"
@@ -102,7 +106,14 @@ def test_every_command_of_ctl(run):
     running.wait_for_results(1)
     page = running.ctl("status")
     assert page.startswith(f"service    digits (process {running.process.pid}), running for 0:00:")
-    for text in ("folder ", "anna, generation 0", "dense", "gathered", "median"):
+    for text in (
+        "folder ",
+        "ignored    nothing",
+        "anna, generation 0",
+        "dense",
+        "gathered",
+        "median",
+    ):
         assert text in page
     assert "paused" in running.ctl("pause")
     assert running.ctl("status", "--json")["service"]["learning"]["state"] == "paused"
@@ -110,7 +121,7 @@ def test_every_command_of_ctl(run):
     running.wait_for_results(answered + 1)  # answers go on
     assert running.ctl("resume").startswith("learning")
     assert "samples wait to be learnt from" in running.ctl("personalize", code=1)
-    assert "there is no profile" in running.ctl("rollback", code=1)
+    assert "nothing to go back to" in running.ctl("rollback", code=1)
     assert "cannot name a profile" in running.ctl("use", "../x", code=1)
     assert running.ctl("use", "ben") == "profile ben, generation 0 is in force\n"
     running.wait_for(lambda: running.results[-1]["profile"] == "ben")
@@ -127,7 +138,9 @@ def test_it_learns_and_goes_back(run):
     words = ("--source", SOUNDS, "--pace", "fast", "--learn-after", "100", "--events")
     first = run(MODEL, *words)
     assert first.end() == 0
-    assert [line["kind"] for line in first.lines if line["type"] == "event"] == ["learning"]
+    kinds = [line["kind"] for line in first.lines if line["type"] == "event"]
+    assert kinds == ["learning", "given-up"]
+    assert "given up" in first.said
     # In real time, because learning takes longer than answering 120 files.
     running = run(MODEL, "--source", SOUNDS, "--learn-after", "10", "--events")
     running.wait_for(
@@ -136,7 +149,31 @@ def test_it_learns_and_goes_back(run):
     assert running.results[-1]["generation"] == 1
     assert "generation 0 is in force" in running.ctl("rollback")
     running.wait_for(lambda: running.results[-1]["generation"] == 0)
+    _profiles(running, "rollback", MODEL, "default", "--to", "1")  # the service is not asked
+    running.wait_for(lambda: running.results[-1]["generation"] == 1)
     assert running.stop() == 0
     kinds = [line["kind"] for line in running.lines if line["type"] == "event"]
     assert kinds[:2] == ["learning", "personalized"]
     assert "rolled-back" in kinds
+    assert "replaced" in kinds
+
+
+def _profiles(running: Running, *words: object) -> Any:
+    """What another program says or does of the profiles: `edgeprune profiles`."""
+    command = [sys.executable, "-m", "edgeprune", "profiles", *map(str, words), "--json"]
+    done = subprocess.run(
+        command, env=running.environment, check=True, timeout=60, capture_output=True, text=True
+    )
+    return json.loads(done.stdout)
+
+
+def test_who_was_met_and_of_whom_nothing_was_learnt_is_listed_and_can_be_erased(run):
+    met = run(MODEL, "--source", SOUNDS, "--pace", "fast", "--profile", "ben", "--no-learn")
+    assert met.end() == 0
+    (listed,) = _profiles(met, "list", MODEL)
+    assert (listed["name"], listed["generations"]) == ("ben", [])
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        _profiles(met, "show", MODEL, "ben")
+    assert "nothing was learnt for 'ben' yet" in refused.value.stderr
+    _profiles(met, "forget", MODEL, "ben", "--yes")
+    assert _profiles(met, "list", MODEL) == []

@@ -68,7 +68,7 @@ def ask(running: Running, name: str = "digits") -> dict[str, Any]:
 
 @pytest.mark.usefixtures("talker")
 def test_replugged_and_restarted_twenty_times(run, pulse):
-    words = (MODEL, "--source", "mic:pulse", "--wait", "--learn-after", "30", "--events")
+    words = (MODEL, "--source", "mic:pulse", "--wait", "--learn-after", "60", "--events")
     running = run(*words, environment=pulse.environment)
     wait_until_open(running, "digits")
     silences = []
@@ -85,7 +85,7 @@ def test_replugged_and_restarted_twenty_times(run, pulse):
     counts = status["service"]["counts"]
     print(f"\nreplugged {TIMES} times: {counts['samples']} samples; from the pull to sound again "
           f"median {np.median(silences):.2f} s, worst {max(silences):.2f} s")  # fmt: skip
-    running.wait_for(lambda: running.results[-1]["state"] == "personalized", 120.0)
+    running.wait_for(lambda: running.results[-1]["state"] == "personalized", 240.0)
     generation = running.results[-1]["generation"]
     assert running.stop() == 0
     _restart(run, words, pulse, len(running.results), generation)

@@ -31,6 +31,7 @@ RATE = 8000
 GAP_S = 0.7
 MOST_WORDS = int(os.environ.get("EDGEPRUNE_LIVE_WORDS", "100000"))
 HISS_LSB = 3.0
+MOST_HELD_UP_S = 0.3  # a word's answer is looked for until 0.6 s after its end
 HANG_OVER_MS = 200.0  # of the gate: docs/devices.md
 
 
@@ -96,16 +97,17 @@ def listen(
             wait_until_open(running, name)
         before, began_s = Usage.of(learner.process.pid), time.monotonic()
         assert pulse.play(home / "stream.wav").wait(words[-1].end_s + 60.0) == 0
-        time.sleep(2.0)
         played_s = time.monotonic() - began_s
-        used = Usage.of(learner.process.pid)
+        time.sleep(2.0)
+        used, listened_s = Usage.of(learner.process.pid), time.monotonic() - began_s
         status = learner.ctl("--name", "learner", "status", "--json")
     finally:
         codes = [running.stop() for running in (learner, dense)]
     assert codes == [0, 0]
+    _refuse_if_held_up(played_s - (words[-1].end_s + GAP_S + 2.0))
     ours, theirs = (answers(running, words, began_s) for running in (learner, dense))
     report(learner, ours, words, status)
-    share = (used.cpu_s - before.cpu_s) / played_s
+    share = (used.cpu_s - before.cpu_s) / listened_s
     print(f"the learning service: {used.memory_mb:.0f} MB, {share:.1%} of one processor, "
           "without its helpers for sound and for learning")  # fmt: skip
     gain = 0.0
@@ -119,6 +121,19 @@ def listen(
         print(f"{name} third, {many} words with labels: dense {as_trained:.3f}, "
               f"learning {personalized:.3f}, gain {gain:+.3f}")  # fmt: skip
     return gain
+
+
+def _refuse_if_held_up(held_up_s: float) -> None:
+    """Answers are told apart by when they come, which says nothing once the player was late.
+
+    Measured with 40 words and the player stopped for 5 s: the service heard all 40, and 35 of them
+    seemed to be heard, most of these with the answer to another word.
+    """
+    print(f"\nthe player was held up for {1e3 * held_up_s:.0f} ms")
+    assert held_up_s < MOST_HELD_UP_S, (
+        f"the player or the sound server was held up for {held_up_s:.1f} s: no word can be told "
+        "from the next by its time, and this run says nothing. Run it again on a quieter computer."
+    )
 
 
 def wait_until_open(running: Running, name: str) -> None:
@@ -150,9 +165,13 @@ def report(
     for line in learnt:
         print(f"  {line['kind']}: {line['message']}")
     lost_s = status["input"]["lost_s"]
-    print(f"  dropped: {status['input']['dropped'] or 'nothing'}; {lost_s} s of sound lost")
+    away_s = sum(line["lasted_s"] for line in learnt if line["kind"] in ("stalled", "unplugged"))
+    missed = [number for number, line in enumerate(found) if line is None]
+    print(f"  dropped: {status['input']['dropped'] or 'nothing'}; {lost_s} s of sound lost, "
+          f"microphone away for {away_s} s; ignored, in s: {status['input']['ignored_s']}; "
+          f"words missed: {missed}")  # fmt: skip
     # A second of sound that a busy computer lost may have held a word.
-    assert len(heard) >= 0.95 * len(words) - lost_s
+    assert len(heard) >= 0.95 * len(words) - lost_s - away_s
 
 
 def test_the_bundled_model_and_a_synthetic_voice_in_a_far_room(run, pulse, home):

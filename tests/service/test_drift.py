@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from edgeprune import Service
+from edgeprune.service._by_class import ByClass, fit_by_class
 from edgeprune.service._drift import FIGURES, DriftMonitor, DriftReference, fit_reference
 from edgeprune.service._running_prior import RunningPrior
 
@@ -37,6 +39,97 @@ def alarms(reference: DriftReference, logits: np.ndarray, count: int) -> int | N
 def test_the_same_words_are_no_drift(sounds: Sounds) -> None:
     learnt, others = some(sounds, (0, 1, 2, 3, 4, 5, 6, 7, 8, 9))
     assert alarms(fit_reference(learnt), others, 3000) is None
+
+
+def met(classes: np.ndarray, clarity: float, seed: int) -> np.ndarray:
+    """Logits of ten classes, of which the first are much harder to tell than the last."""
+    margins = clarity * np.linspace(2.0, 8.0, 10)
+    noise = np.random.default_rng(seed).normal(size=(len(classes), 10))
+    return np.asarray(noise + margins[classes, None] * (np.arange(10) == classes[:, None]))
+
+
+def test_the_same_thing_for_long_is_no_drift() -> None:
+    mixed = np.random.default_rng(0).integers(10, size=200)
+    monitor = DriftMonitor(fit_reference(met(mixed, 1.0, 1)))
+    for number, logits in enumerate(met(np.repeat(np.arange(10), 200), 1.0, 2)):
+        assert not monitor.update(number, logits), number
+
+
+@pytest.mark.parametrize("run", [1, 30])
+def test_what_is_harder_to_tell_than_it_was_is_drift(run: int) -> None:
+    mixed = np.random.default_rng(0).integers(10, size=(4, 200))
+    reference = fit_reference(met(mixed[0], 1.0, 1))
+    delays = []
+    for seed in range(1, 4):
+        monitor = DriftMonitor(reference)
+        stream = met(np.repeat(mixed[seed], run), 0.4, seed + 10)
+        delays.append(next(n for n, one in enumerate(stream) if monitor.update(n, one)))
+    assert max(delays) <= 60, delays
+
+
+def test_sums_and_what_they_are_made_of_survive_json(sounds: Sounds) -> None:
+    learnt, _ = some(sounds, FEW)
+    _, others = some(sounds, OTHERS)
+    monitor = DriftMonitor(fit_reference(learnt))
+    for number, logits in enumerate(others[:6]):
+        assert not monitor.update(number, logits)
+    assert monitor._seen.any()
+    again = DriftMonitor.from_dict(json.loads(json.dumps(monitor.to_dict())))
+    assert again.status() == monitor.status()
+    for number, logits in enumerate(others[6:], 6):
+        assert again.update(number, logits) == monitor.update(number, logits)
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("seen", "classes", [10]),
+        ("seen", "classes", [-1]),
+        ("seen", "samples", [[1, 2, -3]]),
+        ("seen", "samples", [[1, 2]]),
+        ("reference", "by_class", {}),
+    ],
+)
+def test_a_damaged_monitor_is_refused(sounds: Sounds, part: str, field: str, value: object) -> None:
+    monitor = DriftMonitor(fit_reference(sounds.logits))
+    fields = monitor.to_dict() | {"seen": {"classes": [1], "samples": [[1, 1, 1]]}}
+    DriftMonitor.from_dict(fields)
+    fields[part] = fields[part] | {field: value}
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        DriftMonitor.from_dict(fields)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("met", [0, 99]),
+        ("met", [-1, 2]),
+        ("met", [1]),
+        ("mean", [[0.0, 0.0, float("nan")]] * 2),
+        ("variance", [[0.0, 0.0, -1.0]] * 2),
+        ("between", [0.1, 0.1, -0.1]),
+        ("between", [0.1, 0.1]),
+    ],
+)
+def test_damaged_class_means_are_refused(field: str, value: object) -> None:
+    figures = np.random.default_rng(0).normal(size=(20, 3))
+    fields = fit_by_class(figures, np.arange(20) % 2, 10).to_dict()
+    ByClass.from_dict(fields, 10)
+    with pytest.raises(ValueError, match="damaged"):
+        ByClass.from_dict(fields | {field: value}, 10)
+
+
+def test_class_means_are_those_of_a_random_effects_model() -> None:
+    random = np.random.default_rng(3)
+    classes = np.repeat(np.arange(40), 25)
+    effects = random.normal(0.0, 0.6, size=(40, 3))
+    figures = effects[classes] + random.normal(0.0, 0.8, size=(1000, 3))
+    fitted = fit_by_class(figures, classes, 50)
+    np.testing.assert_allclose(fitted.between, 0.36, rtol=0.6)
+    errors = ((fitted.mean[:40] - effects) ** 2).mean(0)
+    np.testing.assert_allclose(fitted.variance[:40].mean(0), errors, rtol=0.6)
+    assert (fitted.mean[40:] == 0.0).all()
+    np.testing.assert_array_equal(fitted.variance[40:], np.tile(fitted.between, (10, 1)))
 
 
 def test_other_words_are_drift(sounds: Sounds) -> None:

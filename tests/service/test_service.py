@@ -17,7 +17,15 @@ import numpy as np
 import pytest
 
 import edgeprune
-from edgeprune import LiveResult, LiveSample, NotEnoughSamples, ProfileNotFound, Service, Settings
+from edgeprune import (
+    LiveResult,
+    LiveSample,
+    NotEnoughSamples,
+    ProfileNotFound,
+    Service,
+    ServiceEvent,
+    Settings,
+)
 from edgeprune.runtime.artifact import Artifact
 from edgeprune.runtime.store import ProfileStore
 
@@ -135,7 +143,8 @@ def test_a_refusal_of_the_guard_leaves_everything(
     assert "agrees with the dense one" in events.wait("refused").message
     after = feed(service, sounds.arrays, 1)[0]
     assert (after.state, after.generation) == ("dense", 0)
-    assert ProfileStore(service._store.root).list(Artifact.open(MODEL).info.model_id) == ()
+    (met,) = ProfileStore(service._store.root).list(Artifact.open(MODEL).info.model_id)
+    assert met.generations == ()
     assert service.status()["counts"]["refusals"] == 1
 
 
@@ -210,9 +219,61 @@ def test_rollback_while_learning_keeps_the_late_outcome_out(
     assert events.kinds.count("personalized") == 1
 
 
+def test_who_pauses_at_the_word_of_it_takes_nothing_back(
+    make: Make, sounds: Sounds, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = quiet(make)
+
+    def pause(event: ServiceEvent) -> None:
+        events(event)
+        if event.kind == "personalized":
+            service.pause()
+
+    monkeypatch.setattr(service, "_on_event", pause)
+    learn(service, sounds, events)
+    events.wait("paused")
+    assert feed(service, sounds.arrays, 1)[0].generation == 1
+    assert service._store.current(service._artifact.info.model_id, "anna") == 1
+
+
 def test_nothing_to_go_back_to_is_said(make: Make) -> None:
-    with pytest.raises(ProfileNotFound):
+    with pytest.raises(ProfileNotFound, match="nothing to go back to"):
         quiet(make).rollback()
+
+
+def test_a_generation_that_another_program_puts_in_force_answers(
+    make: Make, sounds: Sounds, events: Events
+) -> None:
+    service, probe = quiet(make), LiveSample(sounds.arrays[3], 0.0, 0, "test")
+    dense = service.process(probe)
+    learn(service, sounds, events)
+    learn(service, sounds, events, 2)
+    other = ProfileStore(service._store.root)
+    model_id = service._artifact.info.model_id
+    other.rollback(model_id, "anna", to=1)
+    assert events.wait("replaced").details == {"generation": 1}
+    assert service.process(probe).generation == 1
+    other.rollback(model_id, "anna", to=0)
+    events.wait("replaced", 2)
+    again = service.process(probe)
+    assert (again.top, again.state) == (dense.top, "dense")
+    assert service.status()["learning"]["waiting"] == 1  # the probe: learning begins anew
+    time.sleep(1.5)
+    assert events.kinds.count("replaced") == 2  # said once
+
+
+def test_a_damaged_generation_of_another_program_changes_nothing(
+    make: Make, sounds: Sounds, events: Events
+) -> None:
+    service = quiet(make)
+    learn(service, sounds, events)
+    learn(service, sounds, events, 2)
+    model_id = service._artifact.info.model_id
+    service._store.path(model_id, "anna", 1).write_bytes(b"damaged")
+    ProfileStore(service._store.root).rollback(model_id, "anna", to=1)
+    time.sleep(1.5)
+    assert feed(service, sounds.arrays, 1)[0].generation == 2
+    assert not {"replaced", "state-unsaved"} & set(events.kinds)
 
 
 def test_users_are_switched_and_keep_their_own_state(

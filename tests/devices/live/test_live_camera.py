@@ -146,6 +146,7 @@ def test_a_stalled_stream_is_noticed_said_once_and_recovered(server, heard, stop
             pass
         assert frame is not None
     assert heard.said == [("stalled", True), ("stalled", False)]
+    assert all(server.url in event.message for event in heard.events)
 
 
 def kill_and_restart(server: MjpegServer, times: int, heard: Heard) -> list[tuple[float, float]]:

@@ -78,6 +78,7 @@ def test_what_cannot_be_looked_for_is_a_note(known, monkeypatch):
         (["test", "x", "--seconds", "0"], 2, "seconds"),
         (["test", "USB Mic", "--save", "a.png"], 2, "never saved"),
         (["test", "http://127.0.0.1:9/", "--save", "a.gif"], 2, "ends in .png or .jpg"),
+        (["test", "http://127.0.0.1:9/", "--save", "gone/a.png"], 2, "there is no folder gone"),
         (["test", "http://127.0.0.1:9/"], 4, "refused"),
         (["test", "http://user:secret@127.0.0.1:9/"], 4, "camera http://127.0.0.1:9/"),
     ],
