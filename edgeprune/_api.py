@@ -133,7 +133,7 @@ class Model(Network):
             InputError, SourceError, ProfileError: wrong samples, or the store cannot be used.
                 After any of these, everything is as it was.
         """
-        self.info.require_single("personalising")
+        self.info.require_classifier("personalising")
         settings = replace(settings or Settings(), threads=self._threads_for(settings))
         # What would stop the saving is found now, not after minutes of work.
         _check_writable(self._store.path(self.info.model_id, profile, 1).parent)

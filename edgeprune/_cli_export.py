@@ -240,12 +240,15 @@ def _to_text(report: ExportReport) -> str:
     return pairs(rows)
 
 
-def _next(report: ExportReport) -> str:
+def _no_classifier(report: ExportReport) -> str:
     if not report.info.single:
-        return (
-            "the model has several inputs or outputs, or takes no floats: it runs and can be "
-            "compacted, and cannot be personalised"
-        )
+        return "the model has several inputs or outputs, or takes no floats"
+    return "the model does not answer with a score for each of several classes"
+
+
+def _next(report: ExportReport) -> str:
+    if not report.info.classifier:
+        return f"{_no_classifier(report)}: it runs and can be compacted, and cannot be personalised"
     if report.info.preprocess is None:
         return (
             "the model has no preprocessing, so it reads arrays from Python only; export again "

@@ -195,17 +195,31 @@ def verify(
         seconds=time.perf_counter() - started,
         failures=(),
     )
-    return _judged(report, check.damage)
+    return _judged(report, check.damage, _about_weights(source, artifact))
 
 
-def _judged(report: VerifyReport, damage: Sequence[str]) -> VerifyReport:
+def _about_weights(source: str | Path | Source | None, artifact: Artifact) -> str:
+    """A remark where a module has other parameters than the one that was exported."""
+    if not hasattr(source, "state_dict"):
+        return ""
+    from .exporters._torch_export import parameters_sha256
+
+    if parameters_sha256(source) == artifact.info.source_sha256:  # type: ignore[arg-type]
+        return ""
+    return (
+        ": its parameters are not those that the model was exported from. Give the same weights "
+        "(--weights), or a factory that always makes the same ones"
+    )
+
+
+def _judged(report: VerifyReport, damage: Sequence[str], about_weights: str) -> VerifyReport:
     """The report with what is wrong in sentences."""
     failures = [*damage]
     worst = max(report.neutral_error or 0.0, report.neutral_error_samples or 0.0)
     if not worst <= report.tolerance:
         failures.append(
             f"with neutral tensors it differs from the source by {worst:.3g}, more than "
-            f"{report.tolerance:g}"
+            f"{report.tolerance:g}{about_weights}"
         )
     for number, draw in enumerate(report.draws):
         if draw.problem is None and not draw.worst <= report.tolerance:

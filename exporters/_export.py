@@ -399,8 +399,7 @@ _AFTER_HEAD = ("Softmax", "LogSoftmax", "Flatten", "Reshape", "Squeeze")
 
 def _count_parameters(graph: Graph, plan: Plan) -> int:
     nodes = {node.name: node for node in graph.nodes}
-    owned = {n for dense in plan.dense.values() for n in dense.node.input[1:]}
-    owned |= {nodes[d.bias[0]].input[d.bias[1]] for d in plan.dense.values() if d.bias}
+    owned = {name for dense in plan.dense.values() for name in dense.parameters(nodes)}
     others = (v for n, v in graph.constants.items() if n not in owned and v.dtype.kind == "f")
     return sum(op.parameters for op in plan.operators) + sum(v.size for v in others if v.ndim)
 

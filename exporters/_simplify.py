@@ -20,7 +20,7 @@ from ..runtime.network._graph import (
 )
 from ._branches import inline_ifs
 
-__all__ = ["fold", "simplify"]
+__all__ = ["fold", "fold_bias_adds", "simplify"]
 
 _LARGEST_CONSTANT = 2**28  # bytes; what is larger is made when the network runs, as in the source
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"}

@@ -12,7 +12,8 @@ from onnx import helper
 
 from ..runtime.network._graph import Graph, attribute, read_names
 from ..runtime.network._rules_mixing import reduced_axes
-from ._einsum import einsums_to_matmuls
+from ._einsum import einsums_to_matmuls, plain_matmuls
+from ._simplify import fold_bias_adds
 from ._structures import (
     add_biases,
     drop_zero_states,
@@ -38,6 +39,8 @@ def specialize(graph: Graph) -> None:
     drop_zero_states(graph)
     means_to_pools(graph)
     einsums_to_matmuls(graph)
+    if plain_matmuls(graph):
+        fold_bias_adds(graph)
     matmuls_to_gemms(graph)
     normal_gemms(graph)
     unshare_weights(graph)

@@ -137,6 +137,7 @@ def test_another_source_is_found(exported, module):
     assert not report.ok
     assert report.neutral_error > 0.01
     assert "differs from the source" in report.failures[0]
+    assert "its parameters are not those that the model was exported from" in report.failures[0]
 
 
 def test_weights_that_changed_are_found(copied):
