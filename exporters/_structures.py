@@ -299,7 +299,7 @@ def _spread_constant(
     if node is None or name not in graph.shapes or name not in graph.dtypes:
         return None
     if node.op_type == "Expand" and node.input[0] in graph.constants:
-        return node.input[0]
+        return str(node.input[0])
     if node.op_type != "ConstantOfShape":
         return None
     value = attribute(node, "value")

@@ -6,7 +6,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ._graph import attribute
 from ._layout import Join, Layout, describe
 from ._units import Ids
 
