@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ._network import Network, OnProgress, as_arrays, as_paths, silent
@@ -134,7 +135,7 @@ class Model(Network):
         from .runtime import personalize as runtime
         from .runtime.settings import Settings
 
-        self.info.require_single("personalising")
+        self.info.require_classifier("personalising")
         settings = replace(settings or Settings(), threads=self._threads_for(settings))
         # What would stop the saving is found now, not after minutes of work.
         _check_writable(self._store.path(self.info.model_id, profile, 1).parent)
@@ -262,6 +263,7 @@ class Model(Network):
         self,
         path: str | Path,
         *,
+        masks: Mapping[str, NDArray[np.bool_]] | None = None,
         channel_multiple: int = 16,
         rounding: Rounding = "up",
         samples: str | Path | Sequence[NDArray[Any]] | None = None,
@@ -275,6 +277,8 @@ class Model(Network):
 
         Args:
             path: ``NAME.onnx`` in a folder that exists; a file of that name is replaced.
+            masks: bool ``(units,)`` by group, true keeps, in place of the profile's masks of these
+                groups: for networks that cannot be personalised, or units chosen in another way.
             channel_multiple: round kept units to multiples of this, for speed.
             rounding: ``up`` keeps masked units where they fill a multiple, and computes the same;
                 ``down`` removes further units, and computes something else.
@@ -305,6 +309,7 @@ class Model(Network):
             self._artifact,
             loaded,
             Path(path),
+            masks=masks,
             channel_multiple=channel_multiple,
             rounding=rounding,
             samples=samples,

@@ -23,7 +23,10 @@ __all__ = [
     "CliError",
     "Output",
     "against_option",
+    "assignment",
     "command_line",
+    "constants_of",
+    "constants_option",
     "model_argument",
     "open_model",
     "open_network",
@@ -186,6 +189,39 @@ def profile_options(command: _Command) -> _Command:
     named = click.option("--profile", metavar="NAME", help="Profile to use instead of the active.")
     dense = click.option("--dense", is_flag=True, help="No profile: the network as trained.")
     return named(dense(command))
+
+
+def constants_option(model: str) -> Callable[[_Command], _Command]:
+    """``--set NAME=VALUE``, once for each input of `model` that is no input any more."""
+    return click.option(
+        "--set",
+        "constants",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help=f"An input of {model} that always has this value, as in sr=16000.",
+    )
+
+
+def assignment(text: str) -> tuple[str, str]:
+    """Take ``NAME=VALUE`` apart."""
+    name, equals, value = text.rpartition("=")
+    if not (name and equals and value):
+        raise click.UsageError(f"{text!r}: write NAME=VALUE.")
+    return name, value
+
+
+def constants_of(texts: Sequence[str]) -> dict[str, Any]:
+    """What ``--set`` was given: numbers, truth values or lists of them, by the input's name."""
+    return {name: _value(name, text) for name, text in map(assignment, texts)}
+
+
+def _value(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise click.UsageError(
+            f"--set {name}={text}: the value must be a number, true or false, or a list as [1, 2]."
+        ) from error
 
 
 def open_model(

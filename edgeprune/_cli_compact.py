@@ -21,6 +21,7 @@ from ._cli_common import (
 from ._cli_format import count, pairs, percent, size
 from ._compaction import CompactionReport
 from ._int8 import Int8Report
+from ._masks_file import read_masks
 from .runtime.compact import CompactReport, Rounding
 
 __all__ = ["compact"]
@@ -31,6 +32,12 @@ __all__ = ["compact"]
 @profile_options
 @click.option(
     "-o", "--output", "target", required=True, type=click.Path(path_type=Path), metavar="NAME.onnx"
+)
+@click.option(
+    "--masks",
+    type=click.Path(path_type=Path),
+    metavar="FILE.npz",
+    help="No profile: units of your own choice, a vector of ones and zeros for each group.",
 )
 @click.option(
     "--channel-multiple",
@@ -74,6 +81,7 @@ def compact(
     profile: str | None,
     dense: bool,
     target: Path,
+    masks: Path | None,
     channel_multiple: int | None,
     rounding: Rounding,
     update_profile: bool,
@@ -90,23 +98,30 @@ def compact(
     checked before anything is written. Then both are timed in turns, and a speed-up is claimed
     only beyond the noise: where there is none, keep MODEL, whose masks cost nothing and can be
     undone. --dense writes the network as trained.
+
+    A network that cannot be personalised, or whose units you score yourself, takes --masks: a file
+    that numpy.savez wrote, with an array for each group by the name that inspect gives it.
     """
+    if masks is not None and (profile is not None or dense or update_profile):
+        raise click.UsageError("--masks excludes --profile, --dense and --update-profile.")
     if int8 and samples is None:
         raise click.UsageError(
             "--int8 needs --samples FOLDER: what the user sees or says, to calibrate on."
         )
     if update_profile and rounding != "down":
         raise click.UsageError("--update-profile belongs to --round down; else nothing changes.")
+    dense = dense or masks is not None
     opened = open_model(model, store, threads, profile=profile, dense=dense)
     if opened.profile is None and not dense:
         raise click.UsageError(
             "No profile is active: name one with --profile, make one with `edgeprune personalize`, "
-            "or write the network as trained with --dense."
+            "choose units yourself with --masks, or write the network as trained with --dense."
         )
     rejected: list[tuple[Path, str]] = []
     with output.progress() as on_progress:
         report = opened.compact(
             target,
+            masks=None if masks is None else read_masks(masks),
             channel_multiple=channel_multiple or board_multiple(),
             rounding=rounding,
             samples=samples,
@@ -120,7 +135,10 @@ def compact(
     output.result(report.to_dict(), pairs(_rows(report)))
     if report.advice is not None:
         output.note(f"\n{report.advice}")
-    output.note("\nNext: " + command_line("evaluate", target, "FOLDER", "--against", model))
+    if opened.info.classifier and opened.info.preprocess is not None:
+        output.note("\nNext: " + command_line("evaluate", target, "FOLDER", "--against", model))
+    else:
+        output.note(f"\nNext: run {target} with any program of ONNX Runtime; it is one plain file")
 
 
 def _rows(report: CompactionReport) -> list[tuple[str, str]]:
@@ -165,6 +183,8 @@ def _int8(int8: Int8Report) -> list[tuple[str, str]]:
 
 def _profile(report: CompactionReport) -> str:
     if report.profile is None:
+        if report.masks_given:
+            return f"none: the network as trained, masks for {report.masks_given} groups"
         return "none: the network as trained"
     told = f"{report.profile}, generation {report.generation}"
     if report.updated_generation is not None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from ._cli_common import Output, command_line, output_options
+from ._cli_common import (
+    Output,
+    assignment,
+    command_line,
+    constants_of,
+    constants_option,
+    output_options,
+)
 from ._cli_format import count, pairs, share_of, size
 from ._presets import PRESETS, find_preprocess
 from .runtime.errors import ExportError
@@ -34,13 +40,7 @@ _MOST_DIGITS = 9
     metavar="SHAPE",
     help="Of a factory's network, as in 1x3x224x224 or 1x16:int64; once for each input, in order.",
 )
-@click.option(
-    "--set",
-    "constants",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="An input of MODEL.onnx that always has this value, as in sr=16000.",
-)
+@constants_option("MODEL.onnx")
 @click.option(
     "--size",
     "sizes",
@@ -149,25 +149,9 @@ def _export_file(
 ) -> ExportReport:
     from ._export import export_onnx as write
 
-    constants = {name: _value(name, text) for name, text in map(_assignment, how["constants"])}
-    sizes = {name: _size(name, text) for name, text in map(_assignment, how["sizes"])}
+    constants = constants_of(how["constants"])
+    sizes = {name: _size(name, text) for name, text in map(assignment, how["sizes"])}
     return write(Path(source), target, constants=constants, sizes=sizes, **common)
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    name, equals, value = text.rpartition("=")
-    if not (name and equals and value):
-        raise click.UsageError(f"{text!r}: write NAME=VALUE.")
-    return name, value
-
-
-def _value(name: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise click.UsageError(
-            f"--set {name}={text}: the value must be a number, true or false, or a list as [1, 2]."
-        ) from error
 
 
 def _size(name: str, text: str) -> int | Literal["batch"]:
@@ -240,12 +224,15 @@ def _to_text(report: ExportReport) -> str:
     return pairs(rows)
 
 
-def _next(report: ExportReport) -> str:
+def _no_classifier(report: ExportReport) -> str:
     if not report.info.single:
-        return (
-            "the model has several inputs or outputs, or takes no floats: it runs and can be "
-            "compacted, and cannot be personalised"
-        )
+        return "the model has several inputs or outputs, or takes no floats"
+    return "the model does not answer with a score for each of several classes"
+
+
+def _next(report: ExportReport) -> str:
+    if not report.info.classifier:
+        return f"{_no_classifier(report)}: it runs and can be compacted, and cannot be personalised"
     if report.info.preprocess is None:
         return (
             "the model has no preprocessing, so it reads arrays from Python only; export again "

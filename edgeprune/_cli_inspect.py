@@ -33,8 +33,10 @@ __all__ = ["inspect"]
 
 @click.command()
 @model_argument
-@click.option("--groups", is_flag=True, help="Explain every channel group, as a tree.")
-@click.option("--group", metavar="NAME", help="Explain this group only.")
+@click.option(
+    "--groups", is_flag=True, help="Explain every channel group, as a tree, long lists in brief."
+)
+@click.option("--group", metavar="NAME", help="Explain this group only, with all of its members.")
 @store_option
 @output_options
 def inspect(
@@ -42,15 +44,17 @@ def inspect(
 ) -> None:
     """Show what of a model can be pruned, what cannot, and why.
 
-    Parameters and multiply-adds can be pruned when they belong to a unit of a prunable group. How
-    much of them goes depends on the sparsity: "can go" is what the default settings remove, and
-    what they remove when the residual streams are in scope too.
+    A channel group is what has to be pruned together: the rows of the operators that write its
+    units, what the units pass through, the columns of the operators that read them. Parameters and
+    multiply-adds can be pruned when they belong to a unit of a prunable group; what stands between
+    two groups is counted for both. How much of them goes depends on the sparsity: "can go" is what
+    the default settings of personalize remove, and what they remove with --scope all.
     """
     opened = open_model(model, store)
     artifact = Artifact.open(model)
     if group is not None:
         found = describe_group(artifact, _find(artifact, group))
-        output.result(found, _tree(artifact, [found]))
+        output.result(found, _tree(artifact, [found], whole=True))
         return
     data = _to_json(opened, artifact)
     text = pairs(_rows(data))
@@ -72,9 +76,9 @@ def _find(artifact: Artifact, name: str) -> ChannelGroup:
     )
 
 
-def _tree(artifact: Artifact, groups: Iterable[Mapping[str, Any]]) -> str:
+def _tree(artifact: Artifact, groups: Iterable[Mapping[str, Any]], *, whole: bool = False) -> str:
     totals = {"parameters": artifact.info.parameters, "macs": artifact.info.macs}
-    return draw_groups("channel groups", groups, totals)
+    return draw_groups("channel groups", groups, totals, whole=whole)
 
 
 def _to_json(model: Model, artifact: Artifact) -> dict[str, Any]:
@@ -91,9 +95,11 @@ def _to_json(model: Model, artifact: Artifact) -> dict[str, Any]:
         "classes": info.classes,
         "output_kind": info.output_kind,
         "single": info.single,
+        "classifier": info.classifier,
         "head": info.head,
         "parameters": {"total": info.parameters, "prunable": info.prunable_parameters},
         "macs": {"total": info.macs, "prunable": info.prunable_macs},
+        "left_alone": _left_alone(artifact),
         "can_go": {scope: _removable(artifact, scope) for scope in get_args(Scope)},
         "groups": [describe_group(artifact, group) for group in info.groups],
         "references": sum(operator.reference is not None for operator in info.operators),
@@ -128,6 +134,12 @@ def _removable(artifact: Artifact, scope: Scope) -> dict[str, float]:
     return {"units": removed.units, "parameters": removed.weights, "macs": removed.macs}
 
 
+def _left_alone(artifact: Artifact) -> list[str]:
+    """Groups that could be pruned, and are not by `edgeprune personalize` whatever its scope."""
+    in_scope = {group.name for group in groups_in_scope(artifact, "all")}
+    return [group.name for group in artifact.info.prunable if group.name not in in_scope]
+
+
 def _weights_intact(artifact: Artifact) -> bool:
     try:
         artifact.verify_weights()
@@ -146,11 +158,10 @@ def _rows(data: dict[str, Any]) -> list[tuple[str, str]]:
         ("output", _output(data)),
         ("parameters", _prunable_share(data["parameters"])),
         ("multiply-adds", _prunable_share(data["macs"])),
-        ("can go", _can_go(data["can_go"]["hidden"], "half of the hidden units masked")),
-        ("", _can_go(data["can_go"]["all"], "half of all prunable units masked")),
+        *_personalizable(data),
         ("groups", f"{kinds.total()} prunable ({by_kind or 'none'}), {len(frozen)} frozen"),
         *(("  frozen", f"{group['name']}: {group['frozen']}") for group in frozen),
-        ("references", f"{data['references']} of {data['operators']} operators have statistics"),
+        ("references", _references(data)),
         ("preprocessing", _preprocessing(data["preprocess"])),
         ("labels", _labels(data["labels"])),
         ("versions", ", ".join(f"{name} {v}" for name, v in data["versions"].items())),
@@ -169,6 +180,30 @@ def _output(data: dict[str, Any]) -> str:
     if len(data["outputs"]) > 1 or not data["classes"]:
         return f"{names} (no classes)"
     return f"{names}, {data['classes']} classes, {data['output_kind']}"
+
+
+def _personalizable(data: dict[str, Any]) -> list[tuple[str, str]]:
+    """What `edgeprune personalize` would take away, or why it takes nothing."""
+    if not data["classifier"]:
+        needs = "one float32 input, and one output with a score for each of several classes"
+        return [("personalize", f"not this network: it wants {needs}. compact --masks takes it")]
+    rows = [
+        ("can go", _can_go(data["can_go"]["hidden"], "half of the hidden units masked")),
+        ("", _can_go(data["can_go"]["all"], "--scope all: half of the other units too")),
+    ]
+    if data["left_alone"]:
+        few = ", ".join(data["left_alone"][:3]) + (", …" if len(data["left_alone"]) > 3 else "")
+        why = "read or written by recurrent layers, for which personalize has no repair"
+        rows.append(("left alone", f"{len(data['left_alone'])} groups ({few}): {why}"))
+    return rows
+
+
+def _references(data: dict[str, Any]) -> str:
+    """How much is known of the activations in training; the repair leans on it."""
+    known = f"{data['references']} of {data['operators']} operators know their outputs in training"
+    if data["references"]:
+        return known
+    return f"{known} (no BatchNorm; --samples at export gives them)"
 
 
 def _can_go(removed: dict[str, float], when: str) -> str:

@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from ._cli_common import CliError, Output, model_argument, output_options, threads_option
+from ._cli_common import (
+    CliError,
+    Output,
+    constants_of,
+    constants_option,
+    model_argument,
+    output_options,
+    threads_option,
+)
 from ._cli_format import pairs
 from ._verify import VerifyReport
 from ._verify import verify as check
@@ -23,6 +31,7 @@ __all__ = ["verify"]
     metavar="SOURCE.onnx",
     help="What it was exported from: the network with neutral tensors must equal it.",
 )
+@constants_option("SOURCE.onnx")
 @click.option(
     "--factory",
     metavar="PKG.MOD:FACTORY",
@@ -53,6 +62,7 @@ def verify(
     *,
     model: Path,
     source: Path | None,
+    constants: tuple[str, ...],
     factory: str | None,
     weights: Path | None,
     samples: Path | None,
@@ -70,11 +80,14 @@ def verify(
         raise click.UsageError("--source and --factory exclude each other.")
     if weights is not None and factory is None:
         raise click.UsageError("--weights belongs to --factory.")
+    if constants and source is None:
+        raise click.UsageError("--set belongs to --source.")
     rejected: list[tuple[Path, str]] = []
     with output.progress() as on_progress:
         report = check(
             model,
             source=source if factory is None else _module(factory, weights),
+            constants=constants_of(constants),
             samples=samples,
             masks=masks,
             seed=seed,

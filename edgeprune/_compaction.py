@@ -19,7 +19,7 @@ from ._sources import OnUnusable
 from ._timing import Limits, Timing, Verdict, measure
 from .runtime._ort import make_session, run
 from .runtime.artifact import Artifact
-from .runtime.compact import CompactReport, Rounding, compact, rounded_profile
+from .runtime.compact import CompactReport, Masks, Rounding, compact, rounded_profile
 from .runtime.profile import Profile
 from .runtime.session import default_threads
 
@@ -42,6 +42,7 @@ class CompactionReport:
         changed_units: units that rounding down removed beyond the profile's masks.
         int8: what came of int8; None if it was not asked for. Where it is used, ``timing`` and
             ``bytes`` are those of the int8 network.
+        masks_given: for how many groups masks were given instead of the profile's.
     """
 
     compact: CompactReport
@@ -52,6 +53,7 @@ class CompactionReport:
     updated_generation: int | None = None
     changed_units: int = 0
     int8: Int8Report | None = None
+    masks_given: int = 0
 
     @property
     def bytes(self) -> int:
@@ -87,6 +89,7 @@ class CompactionReport:
             "generation": self.generation,
             "updated_generation": self.updated_generation,
             "changed_units": self.changed_units,
+            "masks_given": self.masks_given,
             "threads": self.threads,
             "timing": None if self.timing is None else asdict(self.timing),
             "speed": self.speed,
@@ -101,6 +104,7 @@ class Job:
     artifact: Artifact
     profile: Profile | None
     path: Path
+    masks: Masks | None = None
     channel_multiple: int = 16
     rounding: Rounding = "up"
     samples: str | Path | Sequence[NDArray[Any]] | None = None
@@ -119,6 +123,7 @@ def compact_model(job: Job) -> tuple[CompactionReport, Profile | None]:
         job.artifact,
         job.profile,
         job.path,
+        masks=job.masks,
         channel_multiple=job.channel_multiple,
         rounding=job.rounding,
         samples=None if samples is None else samples[:_MOST_SAMPLES],
@@ -136,8 +141,16 @@ def compact_model(job: Job) -> tuple[CompactionReport, Profile | None]:
             on_progress=job.on_progress,
         )
     timing = _timing(job, rounded or job.profile, threads) if job.timing else None
-    changed = 0 if job.rounding == "up" else _changed(job.profile, report)
-    return CompactionReport(report, timing, threads, changed_units=changed, int8=int8), rounded
+    changed = 0 if job.rounding == "up" else _changed(_given(job), report)
+    made = CompactionReport(
+        report,
+        timing,
+        threads,
+        changed_units=changed,
+        int8=int8,
+        masks_given=len(job.masks or {}),
+    )
+    return made, rounded
 
 
 def _samples(job: Job) -> Sequence[NDArray[Any]] | None:
@@ -150,9 +163,13 @@ def _samples(job: Job) -> Sequence[NDArray[Any]] | None:
     return samples
 
 
-def _changed(profile: Profile | None, report: CompactReport) -> int:
-    """Units that the masks in force remove and the profile's do not."""
-    before = {} if profile is None else profile.masks
+def _given(job: Job) -> Masks:
+    """The masks that were asked for."""
+    return {**({} if job.profile is None else job.profile.masks), **(job.masks or {})}
+
+
+def _changed(before: Masks, report: CompactReport) -> int:
+    """Units that the masks in force remove and those that were asked for do not."""
     return sum(
         int(np.count_nonzero(~mask & before.get(name, np.ones(len(mask), np.bool_))))
         for name, mask in report.masks.items()
@@ -160,7 +177,7 @@ def _changed(profile: Profile | None, report: CompactReport) -> int:
 
 
 def _rounded(artifact: Artifact, profile: Profile, report: CompactReport) -> Profile | None:
-    changed = report.rounding == "down" and _changed(profile, report)
+    changed = report.rounding == "down" and _changed(profile.masks, report)
     return rounded_profile(artifact, profile, report.masks) if changed else None
 
 
@@ -170,6 +187,8 @@ def _timing(job: Job, profile: Profile | None, threads: int) -> Timing:
     tensors = dict(artifact.tensors) | dict(artifact.neutral_masks)
     if profile is not None:
         tensors |= profile.tensors(artifact)
+    groups = artifact.info.group_by_name
+    tensors |= {groups[n].mask: m.astype(np.float32) for n, m in (job.masks or {}).items()}
     feeds = random_feeds(artifact, 1, 0)
     masked, again = (make_session(artifact.graph, tensors, threads=threads) for _ in range(2))
     small = make_session(job.path, threads=threads)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["describe_group", "draw_groups"]
 
 _ROLES = {"producer": "written by", "channelwise": "passes", "consumer": "read by"}
+_MANY = 6  # nodes that units pass through, above which they are counted
 _UNWRAPPED = 10_000  # columns: what reads from a pipe wraps lines itself
 _KINDS = {
     "hidden": "hidden units",
@@ -73,10 +75,17 @@ def _written(operator: Operator) -> Any:
     return np.arange(operator.out_channels) if index is None else np.array(index)
 
 
-def draw_groups(title: str, groups: Iterable[Mapping[str, Any]], totals: Mapping[str, int]) -> str:
+def draw_groups(
+    title: str,
+    groups: Iterable[Mapping[str, Any]],
+    totals: Mapping[str, int],
+    *,
+    whole: bool = False,
+) -> str:
     """The groups as a tree, coloured on a terminal and plain elsewhere.
 
     `totals` are the network's parameters and multiply-adds, of which each group has its share.
+    Where units pass through many nodes these are counted by operator, unless `whole`.
     """
     from rich.console import Console
     from rich.text import Text
@@ -84,7 +93,7 @@ def draw_groups(title: str, groups: Iterable[Mapping[str, Any]], totals: Mapping
 
     tree = Tree(Text(title))
     for group in groups:
-        _add_group(tree, group, totals)
+        _add_group(tree, group, totals, whole=whole)
     terminal = sys.stdout.isatty()
     console = Console(
         file=io.StringIO(),
@@ -96,7 +105,9 @@ def draw_groups(title: str, groups: Iterable[Mapping[str, Any]], totals: Mapping
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
-def _add_group(tree: Tree, group: Mapping[str, Any], totals: Mapping[str, int]) -> None:
+def _add_group(
+    tree: Tree, group: Mapping[str, Any], totals: Mapping[str, int], *, whole: bool
+) -> None:
     from rich.text import Text
 
     frozen = group["frozen"]
@@ -111,10 +122,19 @@ def _add_group(tree: Tree, group: Mapping[str, Any], totals: Mapping[str, int]) 
         members = [member for member in group["members"] if member["role"] == role]
         if len(members) == 1:
             branch.add(Text(f"{title} {_member(members[0])}"))
+        elif len(members) > _MANY and role == "channelwise" and not whole:
+            branch.add(Text(f"{title} {_in_brief(members)}"))
         elif members:
             below = branch.add(Text(title))
             for member in members:
                 below.add(Text(_member(member)))
+
+
+def _in_brief(members: Sequence[Mapping[str, Any]]) -> str:
+    """``25 nodes: 9 Reshape, 8 Transpose, Softmax``, in the order in which they come first."""
+    counts = Counter(member["op"] for member in members)
+    ops = ", ".join(op if number == 1 else f"{number} {op}" for op, number in counts.items())
+    return f"{len(members)} nodes: {ops}"
 
 
 def _summary(group: Mapping[str, Any]) -> str:

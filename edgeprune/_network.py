@@ -87,9 +87,7 @@ class Network:
             BadSample, SourceError: a file cannot be used (only without `on_unusable`).
             InputError: an array does not fit the model, or the model is no classifier.
         """
-        self.info.require_single("predicting")
-        if not self.info.classes:
-            raise InputError("this model is no classifier: it has no classes to name.")
+        self.info.require_classifier("predicting")
         predictions: list[Prediction] = []
         for batch, paths in self._batches(samples, on_unusable):
             for row, path in zip(self.probabilities(batch), paths, strict=True):
@@ -155,7 +153,7 @@ class Network:
     ) -> Labelled:
         from ._labels import Classes, read_label_map, sample_labels
 
-        self.info.require_single("scoring")
+        self.info.require_classifier("scoring")
         folder = _labelled_folder(self.preprocess, source, labels)
         classes = Classes(self.info, None if label_map is None else read_label_map(label_map))
         named = sample_labels(folder, label_from)

@@ -144,6 +144,7 @@ def verify(
     model: str | Path | Artifact,
     *,
     source: str | Path | Source | None = None,
+    constants: Mapping[str, Any] | None = None,
     samples: str | Path | Sequence[NDArray[Any]] | None = None,
     masks: int = 10,
     seed: int = 0,
@@ -159,6 +160,7 @@ def verify(
         model: ``NAME.onnx`` that was exported, or the opened artifact.
         source: what the neutral network must equal: an ONNX file, a PyTorch module, or a function
             from inputs by name, in the model's order, to all outputs.
+        constants: inputs of an ONNX file that the export bound to a value, with that value.
         samples: real input for a model of one input: a folder, or preprocessed arrays.
         masks: how many choices of masks to compact: the first removes nothing, the last 95 % of
             every group, the others from 0 to 95 % of each group on its own.
@@ -176,7 +178,7 @@ def verify(
     started = time.perf_counter()
     artifact = model if isinstance(model, Artifact) else Artifact.open(model)
     check = _Check(artifact, _real(artifact, samples, max_samples, on_unusable), seed, threads)
-    told, function = _source(source)
+    told, function = _source(source, constants or {})
     neutral = check.neutral(function) if function is not None else (None, None)
     draws = tuple(check.draws(masks, on_progress))
     dead = tuple(check.dead(on_progress))
@@ -195,17 +197,31 @@ def verify(
         seconds=time.perf_counter() - started,
         failures=(),
     )
-    return _judged(report, check.damage)
+    return _judged(report, check.damage, _about_weights(source, artifact))
 
 
-def _judged(report: VerifyReport, damage: Sequence[str]) -> VerifyReport:
+def _about_weights(source: str | Path | Source | None, artifact: Artifact) -> str:
+    """A remark where a module has other parameters than the one that was exported."""
+    if not hasattr(source, "state_dict"):
+        return ""
+    from .exporters._torch_export import parameters_sha256
+
+    if parameters_sha256(source) == artifact.info.source_sha256:  # type: ignore[arg-type]
+        return ""
+    return (
+        ": its parameters are not those that the model was exported from. Give the same weights "
+        "(--weights), or a factory that always makes the same ones"
+    )
+
+
+def _judged(report: VerifyReport, damage: Sequence[str], about_weights: str) -> VerifyReport:
     """The report with what is wrong in sentences."""
     failures = [*damage]
     worst = max(report.neutral_error or 0.0, report.neutral_error_samples or 0.0)
     if not worst <= report.tolerance:
         failures.append(
             f"with neutral tensors it differs from the source by {worst:.3g}, more than "
-            f"{report.tolerance:g}"
+            f"{report.tolerance:g}{about_weights}"
         )
     for number, draw in enumerate(report.draws):
         if draw.problem is None and not draw.worst <= report.tolerance:
@@ -231,11 +247,13 @@ def _real(
     return [np.asarray(sample, np.float32) for sample in (() if samples is None else samples)]
 
 
-def _source(source: str | Path | Source | None) -> tuple[str | None, Source | None]:
+def _source(
+    source: str | Path | Source | None, constants: Mapping[str, Any]
+) -> tuple[str | None, Source | None]:
     if source is None:
         return None, None
     if isinstance(source, str | Path):
-        return "onnx", _OnnxSource(Path(source))
+        return "onnx", _OnnxSource(Path(source), constants)
     if hasattr(source, "state_dict"):
         from .exporters._torch_export import torch_function
 
@@ -243,13 +261,22 @@ def _source(source: str | Path | Source | None) -> tuple[str | None, Source | No
     return "function", source
 
 
+def _bound(path: Path, constants: Mapping[str, Any]) -> Path | bytes:
+    """The source as it is, or with inputs bound as the export bound them."""
+    if not constants:
+        return path
+    from .exporters import read_bound
+
+    return bytes(read_bound(path, constants).SerializeToString())
+
+
 class _OnnxSource:
     """An ONNX file as a function of inputs in its order; made for one batch size, it is obeyed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, constants: Mapping[str, Any]) -> None:
         if not path.is_file():
             raise InputError(f"there is no source {path}. Give the ONNX file that was exported.")
-        self._path, self._session = path, make_session(path)
+        self._path, self._session = path, make_session(_bound(path, constants))
         self._inputs = self._session.get_inputs()
 
     @property
@@ -261,8 +288,9 @@ class _OnnxSource:
     def __call__(self, feeds: Mapping[str, NDArray[Any]]) -> Outputs:
         if len(feeds) != len(self._inputs):
             raise InputError(
-                f"{self._path} has {len(self._inputs)} inputs and the model {len(feeds)}: it is "
-                "not what the model was exported from."
+                f"{self._path} has the inputs {', '.join(item.name for item in self._inputs)} and "
+                f"the model {', '.join(feeds)}. Give those that the export bound to a value again, "
+                "as in --set sr=16000; else it is not what the model was exported from."
             )
         pairs = zip(self._inputs, feeds.values(), strict=True)
         return outputs_of(self._session, {item.name: value for item, value in pairs})

@@ -5,7 +5,7 @@ Needs the `export` extra (PyTorch); importing this package does not import PyTor
 
 from __future__ import annotations
 
-from ._export import ExportReport, export, export_onnx, prunable_parameters
+from ._export import ExportReport, export, export_onnx, prunable_parameters, read_bound
 from ._factory import load_factory, parse_example, parse_input_shape
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "parse_example",
     "parse_input_shape",
     "prunable_parameters",
+    "read_bound",
 ]

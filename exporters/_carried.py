@@ -74,8 +74,7 @@ def _blocks(
     for dense in layout.dense:
         if dense.kind != "embedding":
             yield from _operator_blocks(layout, dense, group_of, macs_of(graph, dense.node))
-            seen.update(name for name in dense.node.input[1:] if name)
-            seen.update(_bias_name(layout, dense))
+            seen.update(dense.parameters(layout.nodes))
     for (node_name, place), axes in layout.cuts.items():
         name = layout.nodes[node_name].input[place]
         value = graph.constants[name]
@@ -87,13 +86,6 @@ def _blocks(
             ids = layout.ids.get(node.output[0])
             if ids is not None and ids.any():
                 yield _Block(0, work, (group_of[ids].reshape(-1),))
-
-
-def _bias_name(layout: Layout, dense: Dense) -> list[str]:
-    if dense.bias is None:
-        return []
-    name, place = dense.bias
-    return [layout.nodes[name].input[place]]
 
 
 def _operator_blocks(layout: Layout, dense: Dense, group_of: Ids, macs: int) -> Iterator[_Block]:

@@ -30,7 +30,7 @@ from ._groups import Plan, make_plan
 from ._masks import insert_masks
 from ._names import free_reserved_names, name_nodes
 from ._opset import OLDEST_OPSET, check_valid, foreign_operators, modern, standard_opset
-from ._simplify import simplify
+from ._simplify import RANDOM, simplify
 from ._source import read_source
 from ._static import specialize
 from ._statistics import add_references
@@ -38,7 +38,7 @@ from ._types import check_types
 from ._verify import Check, Verdict, verify
 from ._write import check_apart, check_target, write_artifact
 
-__all__ = ["ExportReport", "export", "export_onnx", "prunable_parameters"]
+__all__ = ["ExportReport", "export", "export_onnx", "prunable_parameters", "read_bound"]
 
 Progress = Callable[[str], None]
 
@@ -192,6 +192,15 @@ def export_onnx(
     return _finish(network, path, start)
 
 
+def read_bound(path: str | Path, constants: Mapping[str, Any]) -> onnx.ModelProto:
+    """Read a model as `export_onnx` does, with some of its inputs bound to values.
+
+    Raises:
+        ExportError: it cannot be read, or the values do not fit it.
+    """
+    return _bound(read_source(path).model, constants, {})
+
+
 def _bound(
     model: onnx.ModelProto, constants: Mapping[str, Any], sizes: Mapping[str, Size]
 ) -> onnx.ModelProto:
@@ -310,6 +319,13 @@ def _verified(
     try:
         return verify(draft, source.function, inputs, samples)
     except ExportError as error:
+        drawn = next((n.op_type for n in source.graph.nodes if n.op_type in RANDOM), None)
+        if drawn is not None:
+            raise ExportError(
+                f"the network draws random numbers each time it runs ({drawn}), so its copy cannot "
+                "be compared with it. Take that out, or export it in evaluation mode. "
+                "Nothing was written."
+            ) from error
         if source.converted_from is None:
             raise
         raise ExportError(
@@ -399,8 +415,7 @@ _AFTER_HEAD = ("Softmax", "LogSoftmax", "Flatten", "Reshape", "Squeeze")
 
 def _count_parameters(graph: Graph, plan: Plan) -> int:
     nodes = {node.name: node for node in graph.nodes}
-    owned = {n for dense in plan.dense.values() for n in dense.node.input[1:]}
-    owned |= {nodes[d.bias[0]].input[d.bias[1]] for d in plan.dense.values() if d.bias}
+    owned = {name for dense in plan.dense.values() for name in dense.parameters(nodes)}
     others = (v for n, v in graph.constants.items() if n not in owned and v.dtype.kind == "f")
     return sum(op.parameters for op in plan.operators) + sum(v.size for v in others if v.ndim)
 

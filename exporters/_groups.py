@@ -17,6 +17,7 @@ from ..runtime.network._layout import Dense, Join, Layout
 from ..runtime.network._rules import GATES, LINEAR
 from ..runtime.network._units import Ids, compressed
 from ._carried import carried
+from ._refused import refused_groups
 
 __all__ = ["ONES", "Plan", "make_plan"]
 
@@ -110,11 +111,12 @@ def make_plan(layout: Layout) -> Plan:
         if places is not None:
             index[operator.name] = places
     count = carried(layout, tables.prunable(), node_macs)
+    finished = [
+        _finished(layout, group, count.parameters.get(number, 0), count.macs.get(number, 0))
+        for number, group in enumerate(groups)
+    ]
     return Plan(
-        tuple(
-            _finished(layout, group, count.parameters.get(number, 0), count.macs.get(number, 0))
-            for number, group in enumerate(groups)
-        ),
+        (*finished, *refused_groups(layout)),
         tuple(operators),
         index,
         {dense.node.name: dense for dense in layout.dense if dense.kind != "embedding"},

@@ -68,7 +68,11 @@ def _said(graph: Graph, node: onnx.NodeProto) -> str:
 
 def _plain(name: str) -> str:
     """Letters, digits, dot, dash and underscore only: names become file and tensor names."""
-    parts = [part for part in re.split(r"[/:]+", name) if part]
+    parts: list[str] = []
+    for part in filter(None, re.split(r"[/:]+", name)):
+        if parts and part.startswith(f"{parts[-1]}."):
+            parts.pop()  # the older exporter says /features/features.2 of what is features.2
+        parts.append(part)
     return re.sub(r"[^A-Za-z0-9_.\-]", "_", ".".join(parts)) or "node"
 
 

@@ -20,10 +20,20 @@ from ..runtime.network._graph import (
 )
 from ._branches import inline_ifs
 
-__all__ = ["fold", "simplify"]
+__all__ = ["RANDOM", "fold", "fold_bias_adds", "simplify"]
 
 _LARGEST_CONSTANT = 2**28  # bytes; what is larger is made when the network runs, as in the source
-_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"}
+RANDOM = frozenset(
+    [
+        "RandomNormal",
+        "RandomUniform",
+        "RandomNormalLike",
+        "RandomUniformLike",
+        "Bernoulli",
+        "Multinomial",
+    ]
+)
+"""Operators that answer otherwise each time."""
 
 
 def simplify(graph: Graph) -> None:
@@ -135,7 +145,7 @@ def fold_constants(graph: Graph) -> bool:
 
 
 def _keeps_running(node: onnx.NodeProto) -> bool:
-    return node.op_type in _RANDOM or node.op_type == "Constant" or bool(subgraphs(node))
+    return node.op_type in RANDOM or node.op_type == "Constant" or bool(subgraphs(node))
 
 
 def _evaluate(node: onnx.NodeProto, graph: Graph) -> bool:

@@ -12,7 +12,8 @@ from onnx import helper
 
 from ..runtime.network._graph import Graph, attribute, read_names
 from ..runtime.network._rules_mixing import reduced_axes
-from ._einsum import einsums_to_matmuls
+from ._einsum import einsums_to_matmuls, plain_matmuls
+from ._simplify import fold_bias_adds
 from ._structures import (
     add_biases,
     drop_zero_states,
@@ -20,6 +21,7 @@ from ._structures import (
     shapes_of_inputs,
     shuffles_to_gathers,
     unshare_weights,
+    unspread_constants,
 )
 
 __all__ = ["specialize"]
@@ -32,12 +34,16 @@ def specialize(graph: Graph) -> None:
     sequences_to_splits(graph)
     static_reshapes(graph)
     static_expands(graph)
+    static_resizes(graph)
     graph.remove_dead()
     shapes_of_inputs(graph)
     shuffles_to_gathers(graph)
     drop_zero_states(graph)
+    unspread_constants(graph)
     means_to_pools(graph)
     einsums_to_matmuls(graph)
+    if plain_matmuls(graph):
+        fold_bias_adds(graph)
     matmuls_to_gemms(graph)
     normal_gemms(graph)
     unshare_weights(graph)
@@ -139,6 +145,37 @@ def static_expands(graph: Graph) -> bool:
             node.input[1] = _shape_constant(graph, np.array(target, np.int64))
             changed = True
     return changed
+
+
+_AXES_OF_RESIZE = 18  # from this operator set on a Resize may name its axes
+
+
+def static_resizes(graph: Graph) -> bool:
+    """After: a Resize to computed sizes that leaves the batch alone names the axes that change.
+
+    The sizes that exporters compute hold the batch, and so depend on what the network is given.
+    """
+    changed = False
+    for node in graph.nodes if graph.opset >= _AXES_OF_RESIZE else ():
+        if node.op_type == "Resize" and len(node.input) > 3 and node.input[3] in graph.shapes:
+            changed |= _static_resize(graph, node)
+    return changed
+
+
+def _static_resize(graph: Graph, node: onnx.NodeProto) -> bool:
+    before, after = (graph.shapes.get(name) for name in (node.input[0], node.output[0]))
+    plain = attribute(node, "keep_aspect_ratio_policy", "stretch") == "stretch"
+    plain &= attribute(node, "coordinate_transformation_mode") != "tf_crop_and_resize"
+    if before is None or after is None or not plain or attribute(node, "axes") is not None:
+        return False
+    three = (graph.sizes_at_three[name] for name in (node.input[0], node.output[0]))
+    moved = [axis for axis, (a, b) in enumerate(zip(*three, strict=True)) if a != b]
+    if not moved or any(after[axis] is None for axis in moved):
+        return False
+    sizes = np.array([after[axis] for axis in moved], np.int64)
+    node.input[1], node.input[2], node.input[3] = "", "", _shape_constant(graph, sizes)
+    node.attribute.append(helper.make_attribute("axes", moved))
+    return True
 
 
 def _expand_target(graph: Graph, node: onnx.NodeProto) -> list[int] | None:

@@ -19,6 +19,7 @@ __all__ = [
     "shapes_of_inputs",
     "shuffles_to_gathers",
     "unshare_weights",
+    "unspread_constants",
 ]
 
 _WEIGHT_PLACES = {
@@ -256,3 +257,52 @@ def _permutation(graph: Graph, chain: list[onnx.NodeProto]) -> NDArray[np.int64]
     tail = list(range(len(between) - len(before) + 2, len(between)))
     plain = np.array_equal(order, np.arange(before[1]))
     return order if moved.all() and kept == tail and not plain else None
+
+
+_ELEMENT_BY_ELEMENT = ("Add", "Sub", "Mul", "Div", "Min", "Max", "Pow", "Sum", "Mean")
+
+
+def unspread_constants(graph: Graph) -> bool:
+    """After: what combines an activation with a constant spread over the batch reads the constant.
+
+    A cell that is written out begins with a state of zeros for every sample, whose units could
+    not be removed with those of the cell: only constants can be cut.
+    """
+    producers, changed = graph.producers(), False
+    for node in graph.nodes:
+        if node.op_type not in _ELEMENT_BY_ELEMENT or node.output[0] not in graph.shapes:
+            continue
+        whole = [_same_shape(graph, name, node.output[0]) for name in node.input]
+        for place, name in enumerate(node.input):
+            others = any(same for other, same in enumerate(whole) if other != place)
+            value = _spread_constant(graph, producers, name) if others else None
+            if value is not None:
+                node.input[place] = value
+                whole[place] = False
+                changed = True
+    return changed
+
+
+def _same_shape(graph: Graph, name: str, like: str) -> bool:
+    if name not in graph.shapes:
+        return False
+    return graph.shapes[name] == graph.shapes[like] and (
+        graph.sizes_at_three[name] == graph.sizes_at_three[like]
+    )
+
+
+def _spread_constant(
+    graph: Graph, producers: Mapping[str, onnx.NodeProto], name: str
+) -> str | None:
+    """A constant that broadcasts to the tensor, if that is all that the tensor is."""
+    node = producers.get(name)
+    if node is None or name not in graph.shapes or name not in graph.dtypes:
+        return None
+    if node.op_type == "Expand" and node.input[0] in graph.constants:
+        return str(node.input[0])
+    if node.op_type != "ConstantOfShape":
+        return None
+    value = attribute(node, "value")
+    filled = np.float32(0) if value is None else onnx.numpy_helper.to_array(value).item()
+    shape = [1 if size is None else size for size in graph.shapes[name]]
+    return graph.named_constant(f"{name}.whole", np.full(shape, filled, graph.dtypes[name]))

@@ -163,7 +163,11 @@ def to_onnx(
                 f"exporting needs {error.name}. Install it: pip install 'edgeprune[export]'"
             ) from error
         except Exception as error:  # torch's exporters raise a zoo of types
-            other = "dynamo=False" if dynamo else "dynamo=True"
+            other = (
+                "the older exporter (--legacy-exporter; dynamo=False in Python)"
+                if dynamo
+                else "the current exporter (without --legacy-exporter; dynamo=True in Python)"
+            )
             raise ExportError(
                 f"PyTorch could not export the network: {_first_line(error)}. Does it accept any "
                 f"batch size, without control flow on values? Otherwise try {other}. "
@@ -203,7 +207,7 @@ def _with_torchscript(
     import torch
 
     names = ["input", *(f"input{place}" for place in range(1, len(examples)))]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _no_graph_on_stdout():
         path = Path(folder) / "source.onnx"
         torch.onnx.export(
             module,
@@ -240,6 +244,25 @@ def _quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _no_graph_on_stdout() -> Iterator[None]:
+    """Keep the older exporter from printing its whole graph, past Python's stdout, when it fails.
+
+    It asks whether its log is enabled without calling the function, so that it always is.
+    """
+    import torch
+
+    log = getattr(torch._C, "_jit_onnx_log", None)
+    if log is None:
+        yield
+        return
+    torch._C._jit_onnx_log = lambda *_: None
+    try:
+        yield
+    finally:
+        torch._C._jit_onnx_log = log
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from ._ort import make_session, run
 from .artifact import Artifact
-from .network._graph import Graph, from_model
+from .network._graph import Graph, from_model, read_names
 from .network._ranges import note_ranges
 from .network._shapes import infer_shapes
 
@@ -29,7 +29,7 @@ def plain_graph(artifact: Artifact, tensors: Tensors) -> Graph:
     and shapes are known.
     """
     nodes = [node for node in artifact.model.graph.node if not _of_weights(node)]
-    read = {name for node in nodes for name in node.input}
+    read = {name for node in nodes for name in read_names(node)}
     folded = _folded(artifact, tensors, read)
     graph = from_model(_data_path(artifact.model, nodes, read, [*folded, *tensors]))
     known = {name: tensors[name] for name in tensors if name in read} | folded

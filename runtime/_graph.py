@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 
 from ._ort import make_session
 from .artifact import Artifact, Operator
+from .network._graph import read_names
 
 __all__ = ["Graph"]
 
@@ -36,7 +37,9 @@ class Graph:
         self.nodes = [node for node in graph.node if not node.name.startswith(WEIGHT_NODE)]
         self.input = artifact.info.input_name
         self.output = artifact.info.output_name
-        self._producer = {name: node for node in graph.node for name in node.output}
+        self._producer = {
+            name: place for place, node in enumerate(graph.node) for name in node.output if name
+        }
         self._position = {
             name: index for index, node in enumerate(self.nodes) for name in node.output
         }
@@ -68,7 +71,7 @@ class Graph:
 
     def live(self, position: int) -> tuple[str, ...]:
         """Tensors that the nodes from `position` on need and earlier ones have made."""
-        needed = {name for node in self.nodes[position:] for name in node.input}
+        needed = {name for node in self.nodes[position:] for name in read_names(node)}
         needed.add(self.output)
         known = [self.input, *(n for node in self.nodes[:position] for n in node.output)]
         return tuple(name for name in known if name in needed)
@@ -150,8 +153,8 @@ class Graph:
         made = {name for node in extra for name in node.output}
         wanted = [name for name in outputs if name not in made]
         needed = self._needed([*wanted, *(n for node in extra for n in node.input)], set(feeds))
-        nodes = [node for node in self.model.graph.node if node.output[0] in needed]
-        used = {name for node in nodes for name in node.input}
+        nodes = [self.model.graph.node[place] for place in sorted(needed)]
+        used = {name for node in nodes for name in read_names(node)}
         return helper.make_graph(
             [*nodes, *extra],
             "edgeprune",
@@ -160,17 +163,17 @@ class Graph:
             [tensor for name, tensor in self._initializers.items() if name in used],
         )
 
-    def _needed(self, wanted: Iterable[str], known: set[str]) -> set[str]:
-        """First outputs of every node that must run to make `wanted` from `known`."""
-        needed: set[str] = set()
+    def _needed(self, wanted: Iterable[str], known: set[str]) -> set[int]:
+        """Places of all nodes that must run to make `wanted` from `known`."""
+        needed: set[int] = set()
         stack = list(wanted)
         while stack:
             name = stack.pop()
-            node = self._producer.get(name)
-            if name in known or node is None or node.output[0] in needed:
+            place = self._producer.get(name)
+            if name in known or place is None or place in needed:
                 continue
-            needed.add(node.output[0])
-            stack.extend(node.input)
+            needed.add(place)
+            stack.extend(read_names(self.model.graph.node[place]))
         return needed
 
     def _value(self, name: str) -> Any:

@@ -186,19 +186,33 @@ class ModelInfo:
         """Whether it has one input of floats and one output, as personalisation needs."""
         return len(self.outputs) == 1 and [item.dtype for item in self.inputs] == ["float32"]
 
-    def require_single(self, doing: str) -> None:
-        """Refuse to do what is for a network of one input of floats and one output.
+    @property
+    def classifier(self) -> bool:
+        """Whether it is `single` and that output has a score for each of several classes."""
+        return self.single and self.classes is not None and self.classes > 1
+
+    def require_classifier(self, doing: str) -> None:
+        """Refuse to do what is for a network of one input of floats and a score for each class.
 
         Raises:
             InputError: it has other inputs or outputs.
         """
-        if not self.single:
-            inputs = ", ".join(f"{item.name} ({item.dtype})" for item in self.inputs)
-            raise InputError(
-                f"{doing} is for networks of one float32 input and one output; this one has the "
-                f"inputs {inputs} and the outputs {', '.join(self.outputs)}. Run it with "
-                "edgeprune.runtime.session.Session; nothing was changed."
-            )
+        if self.classifier:
+            return
+        inputs = ", ".join(f"{item.name} ({item.dtype})" for item in self.inputs)
+        scores = (
+            "one score" if self.classes == 1 else "something else than one score for each class"
+        )
+        told = (
+            f"its output {self.output_name} holds {scores}"
+            if self.single
+            else f"this one has the inputs {inputs} and the outputs {', '.join(self.outputs)}"
+        )
+        raise InputError(
+            f"{doing} is for networks of one float32 input and one output with a score for each "
+            f"of several classes; {told}. Run it with edgeprune.runtime.session.Session, or "
+            "compact it; nothing was changed."
+        )
 
     def logits(self, outputs: NDArray[np.floating]) -> NDArray[np.floating]:
         """The network's outputs as logits, whatever it ends with."""

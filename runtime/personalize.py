@@ -100,11 +100,11 @@ def personalize(
 
     Raises:
         NotEnoughSamples: fewer than ten usable samples.
-        InputError: a sample does not fit the model, or the model has several inputs or outputs.
+        InputError: a sample does not fit the model, or the model is no classifier of one input.
         GuardRefused: the user would probably lose by it, at every sparsity that was to be tried.
     """
     started = time.perf_counter()
-    artifact.info.require_single("personalising")
+    artifact.info.require_classifier("personalising")
     state = _begin(artifact, source, settings or Settings(), on_progress)
     seen = _watch(state)
     state.stream = state.logits(seen.outputs)

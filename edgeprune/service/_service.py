@@ -72,9 +72,7 @@ class Service(Closing):
     ) -> None:
         self.settings = settings or ServiceSettings()
         self._artifact = Artifact.open(model)
-        self._artifact.info.require_single("live service")
-        if not self._artifact.info.classes:
-            raise InputError("this model is no classifier: it has no classes to name.")
+        self._artifact.info.require_classifier("live service")
         root = None if store is None else Path(store).expanduser() / "profiles"
         self._store = ProfileStore(root)
         self._on_event: OnEvent = on_event or tell_nobody

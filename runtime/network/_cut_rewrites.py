@@ -109,6 +109,8 @@ def _expand(edit: Edit, remains: Remains, node: onnx.NodeProto) -> None:
 
 def _resize(edit: Edit, remains: Remains, node: onnx.NodeProto) -> None:
     sizes, part = edit.value(node, 3), remains.part(node.output[0])
+    if attribute(node, "axes") is not None:
+        return  # sizes are those of the named axes, which carry no units
     if sizes is not None and part is not None and sizes.size:
         sizes = sizes.copy()
         sizes[part.axis] = part.size

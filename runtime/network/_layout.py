@@ -50,6 +50,12 @@ class Dense:
     weight: tuple[str, int]
     bias: tuple[str, int] | None = None
 
+    def parameters(self, nodes: Mapping[str, onnx.NodeProto]) -> list[str]:
+        """Names of its weight, recurrence and bias; `nodes` are the network's, by name."""
+        places = [self.weight, *([self.bias] if self.bias else [])]
+        places += [(self.node.name, 2)] if self.kind == "recurrent" else []
+        return [nodes[name].input[place] for name, place in places]
+
 
 @dataclass(frozen=True)
 class Join:
@@ -78,6 +84,8 @@ class Layout:
     cuts: dict[tuple[str, int], dict[int, Ids]] = field(default_factory=dict)
     frozen: dict[int, str] = field(default_factory=dict)
     """After the analysis: for each class that cannot be pruned, by its root, why."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """For each node that is not understood, by its name, why: its own weights stay as well."""
 
     @cached_property
     def readers(self) -> Mapping[str, list[onnx.NodeProto]]:
@@ -161,6 +169,7 @@ class Layout:
         for name in self.graph.activations(node):
             if name in self.ids:
                 self.units.freeze(self.ids[name], f"{describe(node)} {why}")
+        self.refused[node.name] = f"{describe(node)} {why}"
         self.pass_nothing(node)
 
     def pass_nothing(self, node: onnx.NodeProto) -> None:
@@ -216,26 +225,19 @@ def analyse(graph: Graph) -> Layout:
 
 
 def _apply_rule(layout: Layout, node: onnx.NodeProto) -> None:
-    from ._rules import RULES
+    from ._rules import PRODUCERS, RULES
 
     rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     reads = [layout.ids[name] for name in layout.graph.activations(node)]
-    if not any(ids.any() for ids in reads):
-        _start(layout, node, rule if layout.known(node) else None)
-    elif rule is None or subgraphs(node):
+    if subgraphs(node):
+        layout.freeze(node, "holds a sub-graph, which is not looked into")
+    elif rule is None:
         layout.freeze(node, "is not understood channel by channel")
     elif not layout.known(node):
         layout.freeze(node, "has no known shape")
-    else:
+    # A node that reads no units: only one with weights can begin some.
+    elif node.op_type in PRODUCERS or any(ids.any() for ids in reads):
         rule(layout, node)
-
-
-def _start(layout: Layout, node: onnx.NodeProto, rule: object) -> None:
-    """A node that reads no units: only one with weights can begin some."""
-    from ._rules import PRODUCERS, RULES
-
-    if rule is not None and node.op_type in PRODUCERS:
-        RULES[node.op_type](layout, node)
     else:
         layout.pass_nothing(node)
 

@@ -15,6 +15,7 @@ from ._units import Ids
 __all__ = ["conv", "conv_transpose", "gemm", "matmul", "recurrent"]
 
 GATES_OF = {"LSTM": 4, "GRU": 3, "RNN": 1}
+_PEEPHOLES = 7  # the place of an LSTM's P among its inputs
 
 
 def conv(layout: Layout, node: onnx.NodeProto) -> None:
@@ -206,7 +207,8 @@ def recurrent(layout: Layout, node: onnx.NodeProto) -> None:
     """LSTM, GRU and RNN: hidden units, the same ones in both directions.
 
     W is (directions, gates · hidden, in), R (directions, gates · hidden, hidden), B (directions,
-    2 · gates · hidden). Y is (time, directions, batch, hidden), Y_h and Y_c lack the time.
+    2 · gates · hidden). Y is (time, directions, batch, hidden), Y_h and Y_c lack the time. An
+    LSTM's peepholes, (directions, 3 · hidden), let each unit look at its own cell and no other.
     """
     why = _not_plain(layout, node)
     if why is not None:
@@ -221,6 +223,8 @@ def recurrent(layout: Layout, node: onnx.NodeProto) -> None:
     layout.cut(node, 2, {1: rows, 2: fresh})
     if len(node.input) > 3 and node.input[3]:
         layout.cut(node, 3, {1: np.tile(rows, 2)})
+    if len(node.input) > _PEEPHOLES and node.input[_PEEPHOLES]:
+        layout.cut(node, _PEEPHOLES, {1: np.tile(fresh, 3)})
     lengths = node.input[4] if len(node.input) > 4 else ""
     if lengths in layout.ids:
         layout.units.freeze(layout.ids[lengths], f"{describe(node)} takes it for lengths")
@@ -250,14 +254,11 @@ def _not_plain(layout: Layout, node: onnx.NodeProto) -> str | None:
     constants, names = layout.graph.constants, [*node.input, *[""] * 8]
     if node.input[0] in constants:
         return "reads a constant"
-    if any(name not in constants for name in names[1:3]) or (
-        names[3] and names[3] not in constants
-    ):
+    weights = [*names[1:3], *(name for name in (names[3], names[_PEEPHOLES]) if name)]
+    if any(name not in constants for name in weights):
         return "has weights that are computed"
-    if any(constants[name].dtype != np.float32 for name in names[1:3]):
+    if any(constants[name].dtype != np.float32 for name in weights):
         return "has weights that are not float32"
-    if names[7]:
-        return "has peepholes"
     if attribute(node, "layout", 0):
         return "has the batch first"
     return None

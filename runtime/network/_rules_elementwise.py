@@ -6,7 +6,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ._graph import attribute
 from ._layout import Join, Layout, describe
 from ._units import Ids
 
@@ -134,7 +133,7 @@ def resize(layout: Layout, node: onnx.NodeProto) -> None:
     ids = layout.ids[node.input[0]]
     fixed = all(name in layout.graph.constants for name in node.input[1:] if name)
     kept = all(size == 1 or before[k] == after[k] for k, size in enumerate(ids.shape))
-    if not fixed or not kept or attribute(node, "axes") is not None:
+    if not fixed or not kept:
         layout.freeze(node, "resizes the channels or reads them for its size")
         return
     layout.follow(node, ids)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from ._graph import attribute
-from ._layout import Dense, Join, Layout
+from ._layout import Dense, Join, Layout, describe
 from ._units import Ids
 
 __all__ = [
@@ -178,6 +178,7 @@ def gather(layout: Layout, node: onnx.NodeProto) -> None:
 def _embedding(layout: Layout, node: onnx.NodeProto) -> None:
     table = layout.graph.constants[node.input[0]]
     layout.freeze(node, "looks rows up by it")
+    layout.refused[node.name] = f"{describe(node)} looks up in a table that is no list of rows"
     if table.ndim != 2 or attribute(node, "axis", 0) != 0 or table.dtype != np.float32:
         return
     fresh = layout.units.fresh(table.shape[1])

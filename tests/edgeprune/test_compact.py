@@ -323,3 +323,69 @@ def test_an_old_file_stays_when_compaction_fails(personalized, run, tmp_path, mo
     assert "disk is full" in done.stderr
     assert target.read_text() == "what was there"
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["small.onnx"]
+
+
+@pytest.fixture
+def mapper(tmp_path) -> Path:
+    """A network that gives a map of scores: there is nothing to personalise it by."""
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 48, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(48, 2, 1)
+    )
+    path = tmp_path / "mapper" / "net.onnx"
+    path.parent.mkdir()
+    edgeprune.export(net, torch.zeros(1, 3, 8, 8), path, dynamo=False)
+    return path
+
+
+def test_units_of_ones_own_choice(mapper, run, tmp_path):
+    np.savez(tmp_path / "masks.npz", **{"0": np.arange(48) % 3 == 0})
+    target = tmp_path / "small.onnx"
+    words = ("compact", mapper, "-o", target, "--masks", tmp_path / "masks.npz", "--no-timing")
+    done = run(*words, "--json")
+    assert done.exit_code == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [(g["kept"], g["left"]) for g in report["groups"]] == [(16, 16)]
+    assert report["masks_given"] == 1
+    assert report["worst_error_random"] <= 1e-6
+    assert "run" in done.stderr
+    assert "evaluate" not in done.stderr
+    shapes = {tuple(t.dims) for t in onnx.load(target).graph.initializer}
+    assert (16, 3, 3, 3) in shapes
+    assert "none: the network as trained, masks for 1 groups" in run(*words).stdout
+
+
+def test_all_units_of_a_group_may_go(mapper, run, tmp_path):
+    np.savez(tmp_path / "masks.npz", **{"0": np.zeros(48, np.int64)})
+    words = ("compact", mapper, "-o", tmp_path / "small.onnx", "--masks", tmp_path / "masks.npz")
+    done = run(*words, "--json")
+    assert done.exit_code == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["vanished_groups"] == ["0"]
+    assert report["speed"] in ("faster", "slower", "no difference")
+
+
+@pytest.mark.parametrize(
+    ("masks", "told"),
+    [
+        ({"0": np.full(48, 2)}, "something else than 0 and 1"),
+        ({"0": np.full(48, "a")}, "something else than 0 and 1"),
+        ({"0": np.ones(47)}, "must be a bool vector of 48"),
+        ({"nobody": np.ones(48)}, "belongs to no group"),
+        (None, "cannot read masks from"),
+    ],
+)
+def test_masks_that_are_none(mapper, assert_refused, tmp_path, masks, told):
+    path = tmp_path / "masks.npz"
+    if masks is None:
+        path.write_text("no archive")
+    else:
+        np.savez(path, **masks)
+    target = tmp_path / "small.onnx"
+    assert told in assert_refused("compact", mapper, "-o", target, "--masks", path, *QUICK)
+
+
+def test_masks_exclude_a_profile(home, assert_refused, tmp_path):
+    words = ["compact", MODEL, "-o", tmp_path / "small.onnx", "--masks", tmp_path / "masks.npz"]
+    for more in (["--dense"], ["--profile", "a"], ["--round", "down", "--update-profile"]):
+        assert "--masks excludes" in assert_refused(*words, *more, exit_code=2)

@@ -36,7 +36,7 @@ def build(*, free: bool = False, rate: bool = False) -> onnx.ModelProto:
             helper.make_node("Equal", ["sr", "high"], ["is_high"]),
             helper.make_node(
                 "If", ["is_high"], ["m"],
-                then_branch=branch("fast", "Relu"), else_branch=branch("slow", "Abs"),
+                then_branch=branch("fast", "Relu"), else_branch=branch("slow", "Neg"),
             ),
         ]  # fmt: skip
     nodes += [
@@ -91,7 +91,23 @@ def test_inputs_are_set_and_sizes_fixed(run: Any, source: Any, tmp_path: Path) -
     assert info.single
     assert info.input_shape == (None, 3, 8, 9)
     nodes = onnx.load(tmp_path / "net.onnx", load_external_data=False).graph.node
-    assert not [node for node in nodes if node.op_type in ("If", "Abs")]
+    assert not [node for node in nodes if node.op_type in ("If", "Neg")]
+
+
+def test_verify_binds_the_inputs_of_the_source_too(run: Any, source: Any, tmp_path: Path) -> None:
+    path, target = source(free=True, rate=True), tmp_path / "out.onnx"
+    given = ["--set", "sr=16000"]
+    run("export", path, *given, "--size", "width=9", "-o", target)
+    words = ["verify", target, "--source", path, "--masks", "1", "-q"]
+    assert run(*words, *given).exit_code == 0
+    other = run(*words, "--set", "sr=8000")
+    assert other.exit_code == 1
+    assert "differs from the source" in other.stdout
+    forgotten = run(*words)
+    assert forgotten.exit_code == 1
+    assert "has the inputs x, sr and the model x. Give those that the export" in forgotten.stderr
+    assert "no input 'rate'" in run(*words, "--set", "rate=1").stderr
+    assert run("verify", target, *given).exit_code == 2
 
 
 def test_a_model_of_two_inputs_is_exported_and_not_personalised(

@@ -83,6 +83,47 @@ def test_the_tree_is_plain_text(run: Any, model: Path) -> None:
     assert "carries 256 parameters" in text
 
 
+def test_long_lists_are_counted_and_told_whole_for_one_group(run: Any, model: Path) -> None:
+    brief = run("inspect", model, "--groups").stdout
+    found = json.loads(run("inspect", model, "--group", "qkv", "--json").stdout)
+    passes = [m for m in found["members"] if m["role"] == "channelwise"]
+    assert len(passes) > 6
+    assert f"passes {len(passes)} nodes: " in brief
+    whole = run("inspect", model, "--group", "qkv").stdout
+    assert all(f"{m['op']} {m['node']}" in whole for m in passes)
+
+
+class Listener(torch.nn.Module):  # type: ignore[name-defined, misc]
+    """A layer, a recurrent layer, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.cell = torch.nn.Linear(5, 32), torch.nn.GRU(32, 16, batch_first=True)
+        self.head = torch.nn.Linear(16, 3)
+
+    def forward(self, x: Any) -> Any:
+        return self.head(self.cell(self.first(x).relu())[1][0])
+
+
+def test_what_personalize_leaves_alone_is_told(run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    edgeprune.export(Listener(), torch.zeros(1, 7, 5), path, dynamo=False)
+    assert json.loads(run("inspect", path, "--json").stdout)["left_alone"] == ["first", "cell"]
+    text = run("inspect", path).stdout
+    assert "left alone     2 groups (first, cell): read or written by recurrent layers" in text
+    assert "0 of 3 operators know their outputs in training (no BatchNorm" in text
+
+
+def test_a_network_that_cannot_be_personalised_says_so(run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    layers = torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 2, 1)
+    edgeprune.export(torch.nn.Sequential(*layers), torch.zeros(1, 3, 8, 8), path, dynamo=False)
+    assert json.loads(run("inspect", path, "--json").stdout)["classifier"] is False
+    text = run("inspect", path).stdout
+    assert "personalize    not this network" in text
+    assert "can go" not in text
+
+
 def test_one_group(run: Any, model: Path) -> None:
     text = run("inspect", model, "--group", "a").stdout
     assert text.splitlines()[:2] == ["channel groups", "└── a  6 hidden units"]

@@ -97,8 +97,45 @@ def test_a_branch_that_depends_on_values_freezes_what_it_captures(tmp_path: Path
     ]
     model = around(middle, [constant("zero", 0, np.float32)])
     report = export_onnx(model, tmp_path / "net.onnx")
-    assert frozen(report)["a"] == "If 'if' is not understood channel by channel"
+    assert frozen(report)["a"] == "If 'if' holds a sub-graph, which is not looked into"
     assert [group.name for group in report.info.prunable] == ["b"]
+
+
+def captured_weight() -> onnx.ModelProto:
+    """A branch reads a weight of the graph around it, and what a convolution there makes."""
+    middle = [
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        helper.make_node("Greater", ["sum", "zero"], ["positive"]),
+        helper.make_node("Conv", ["r", "inner.weight"], ["q"], name="inner"),
+        an_if(
+            "positive",
+            then_branch=branch("yes", "Neg", "q"),
+            else_branch=helper.make_graph(
+                [helper.make_node("Conv", ["q", "inner.weight"], ["out"])],
+                *("else", [], [value("out", None)]),
+            ),
+        ),
+    ]
+    weights = [tensor("inner.weight", 6, 6, 1, 1), constant("zero", 0, np.float32)]
+    return around(middle, weights)
+
+
+def test_a_branch_that_captures_a_weight_is_compacted(tmp_path: Path) -> None:
+    report = export_onnx(captured_weight(), tmp_path / "net.onnx")
+    assert [group.name for group in report.info.prunable] == ["a", "b"]
+    assert edgeprune.verify(report.path, masks=4).ok
+
+
+@pytest.mark.parametrize("strength", ["light", "deep"])
+def test_a_network_with_a_branch_is_personalised(tmp_path: Path, strength: Any) -> None:
+    """Cut into pieces, the network still finds what a branch captures of an earlier one."""
+    path = export_onnx(captured_weight(), tmp_path / "net.onnx").path
+    samples = np.random.default_rng(0).standard_normal((30, 3, 8, 8), np.float32)
+    settings = edgeprune.Settings(
+        sparsity=0.5, strength=strength, channel_multiple=1, min_agreement=0.0
+    )
+    report = edgeprune.personalize(path, list(samples), settings=settings, store=tmp_path / "store")
+    assert report.sparsity.hidden_units == pytest.approx(0.5, abs=0.1)
 
 
 def test_what_a_branch_captures_through_an_identity_is_found(tmp_path: Path) -> None:
@@ -128,7 +165,7 @@ def test_a_loop_freezes_what_it_captures(tmp_path: Path) -> None:
     )
     middle = [helper.make_node("Loop", ["three", "", "r"], ["m"], name="loop", body=body)]
     report = export_onnx(around(middle, [constant("three", 3)]), tmp_path / "net.onnx")
-    assert frozen(report)["a"] == "Loop 'loop' is not understood channel by channel"
+    assert frozen(report)["a"] == "Loop 'loop' holds a sub-graph, which is not looked into"
 
 
 # --- outputs whose sizes nobody can tell --------------------------------------------------------

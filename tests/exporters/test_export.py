@@ -257,6 +257,16 @@ def test_torch_exporter_failures_are_told_in_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_older_exporter_prints_no_graph_when_it_fails(tmp_path: Path, capfd: Any) -> None:
+    class Unknown(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * torch.vdot(x.flatten(), x.flatten())
+
+    with pytest.raises(ExportError, match="without --legacy-exporter"):
+        export(Unknown(), X, tmp_path / "net.onnx", dynamo=False)
+    assert capfd.readouterr().out == ""
+
+
 def break_verification(monkeypatch: pytest.MonkeyPatch) -> None:
     original = _export.insert_masks
 

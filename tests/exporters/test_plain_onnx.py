@@ -83,3 +83,27 @@ def test_a_model_in_memory_must_be_whole(tmp_path: Path) -> None:
     model = onnx.load(save(around(), tmp_path / "source.onnx"), load_external_data=False)
     with pytest.raises(ExportError, match=r"stands outside the model.*Give the path"):
         export_onnx(model, tmp_path / "net.onnx")
+
+
+def test_a_network_that_draws_random_numbers_is_refused_for_that(tmp_path: Path) -> None:
+    middle = [
+        helper.make_node("RandomNormalLike", ["r"], ["noise"]),
+        helper.make_node("Add", ["r", "noise"], ["m"]),
+    ]
+    with pytest.raises(ExportError, match=r"draws random numbers .* \(RandomNormalLike\)"):
+        export_onnx(around(middle), tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("/features/features.2/features.2.0/norm/Relu", "features.2.0.norm.Relu"),
+        ("/layer/layer2/Relu", "layer.layer2.Relu"),
+    ],
+)
+def test_names_of_modules_within_modules(tmp_path: Path, said: str, name: str) -> None:
+    """PyTorch's older exporter repeats the path of a Sequential within a Sequential."""
+    model = around([helper.make_node("Neg", ["r"], ["m"], name=said)])
+    report = export_onnx(model, tmp_path / "net.onnx")
+    assert name in {node.name for node in onnx.load(report.path).graph.node}

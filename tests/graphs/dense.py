@@ -66,6 +66,25 @@ def matmul_layer(g: Graph, x: Value, pick: Pick) -> Value:
     return matmul(g, x, width(pick), pick)
 
 
+@block("dense", Layout.FIRST, fits=lambda g, x: len(x.space) == 1)
+def matmul_from_the_left(g: Graph, x: Value, pick: Pick) -> Value:
+    """A matrix of (out, in) before (batch, in, time), with a bias for each row or without."""
+    out = width(pick)
+    array = dense(g, x, (out, x.channels), (1,))
+    result = _result(x, g.op("MatMul", g.const(array[None] if pick.yes(4) else array), x.name), out)
+    if not pick.yes():
+        return result
+    return result.become(g.op("Add", result.name, g.const(bias(g, out)[:, None])))
+
+
+@block("dense", Layout.LAST, fits=lambda g, x: len(x.space) == 1)
+def matmul_over_positions(g: Graph, x: Value, pick: Pick) -> Value:
+    """Positions are mixed by a matrix on the left, as a layer over tokens does."""
+    (time,) = x.space
+    array = dense(g, x, (time, time), (1,))
+    return x.become(g.op("MatMul", g.const(array), x.name), 0.0, 1.0)
+
+
 @block("dense", Layout.LAST)
 def gemm_on_rows(g: Graph, x: Value, pick: Pick) -> Value:
     """All positions become rows, as TensorFlow's exporter writes a Dense layer."""

@@ -24,6 +24,7 @@ class Cell:
     direction: str
     offset: bool
     start: str  # how the initial state is written: "none", "zeros", "learned"
+    peepholes: bool = False
 
     @property
     def directions(self) -> int:
@@ -47,6 +48,9 @@ def _layer(g: Graph, x: Value, cell: Cell) -> tuple[str, str]:
     if cell.start != "none":
         states = 2 if cell.kind == "LSTM" else 1
         inputs += ["", *[_state(g, x, cell) for _ in range(states)]]
+    if cell.peepholes:
+        inputs += [""] * (7 - len(inputs))
+        inputs += [g.const(g.normal(0.3, d, 3 * cell.hidden))]
     while not inputs[-1]:
         inputs.pop()
     attributes: dict[str, Any] = {"hidden_size": cell.hidden}
@@ -99,6 +103,7 @@ def _cell(kind: str, pick: Pick) -> Cell:
         pick.of("forward", "bidirectional", "forward", "bidirectional", "reverse"),
         pick.of(True, True, False),
         pick.of("none", "zeros", "learned"),
+        kind == "LSTM" and pick.yes(3),
     )
 
 

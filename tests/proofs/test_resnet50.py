@@ -1,4 +1,7 @@
-"""The commands of docs/resnet50.md, as they stand there, on ResNet-50 with random weights."""
+"""The commands of docs/resnet50.md, as they stand there, on ResNet-50 with random weights.
+
+With torchvision installed its own module is taken, by the factory of the page; else ours.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,22 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "resnet50.md"
-FACTORY = f"""
+OURS = f"""
 import sys
 sys.path.append({str(ROOT)!r})
 from tests.zoo.residual import resnet50
 """
+
+
+def made() -> tuple[str, Any]:
+    """The text of ``nets.py``, and the network that it makes."""
+    try:
+        from torchvision.models import resnet50
+    except (ImportError, RuntimeError):  # RuntimeError: a torchvision for another torch
+        from ..zoo.residual import resnet50 as ours
+
+        return OURS, ours()
+    return block("factory"), resnet50()
 
 
 def block(mark: str) -> str:
@@ -73,13 +87,14 @@ def folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from ..zoo.layers import pretend_trained, seeded
-    from ..zoo.residual import resnet50
 
     folder = tmp_path_factory.mktemp("resnet50")
     assert "resnet50" in block("factory")
-    (folder / "nets.py").write_text(FACTORY)
     with seeded(0):
-        net = pretend_trained(resnet50(), torch.randn(4, 3, 224, 224))
+        factory, net = made()
+        pretend_trained(net, torch.randn(4, 3, 224, 224))
+    (folder / "nets.py").write_text(factory)
+    print(f"\n{type(net).__module__}.{type(net).__name__}")
     torch.save(net.state_dict(), folder / "resnet50.pth")
     (folder / "labels.txt").write_text("\n".join(f"class {number}" for number in range(1000)))
     (folder / "pictures").mkdir()

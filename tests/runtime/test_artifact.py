@@ -27,6 +27,7 @@ from edgeprune.runtime.artifact import (
     encode_floats,
 )
 from edgeprune.runtime.errors import ArtifactError, EdgepruneError, InputError
+from edgeprune.runtime.personalize import personalize
 from edgeprune.runtime.session import Session
 
 SUFFIXES = (".onnx", ".weights", ".masks")
@@ -421,7 +422,28 @@ def test_format_2_holds_what_format_1_cannot(tmp_path):
     assert len(artifact.info.outputs) == 2
     assert not artifact.info.single
     with pytest.raises(InputError, match="personalising is for networks of one float32 input"):
-        artifact.info.require_single("personalising")
+        artifact.info.require_classifier("personalising")
+
+
+@pytest.mark.parametrize(("width", "told"), [(None, "something else than"), (1, "holds one score")])
+def test_a_network_without_several_classes(tmp_path, width, told):
+    """A map of scores, or one number a sample: nothing there can be compared class by class."""
+    torch = pytest.importorskip("torch")
+    layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, width or 2, 1)]
+    if width:
+        layers += [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    path = tmp_path / "net.onnx"
+    info = export(torch.nn.Sequential(*layers), torch.zeros(1, 3, 6, 6), path, dynamo=False).info
+    assert info.single
+    assert not info.classifier
+    model, sample = edgeprune.load(path, store=tmp_path / "store"), np.zeros((3, 6, 6), np.float32)
+    for refused in (
+        lambda: model.personalize([sample] * 30),
+        lambda: model.predict(sample),
+        lambda: personalize(Artifact.open(path), [sample] * 30),
+    ):
+        with pytest.raises(InputError, match=told):
+            refused()
 
 
 @pytest.mark.parametrize("key", ["operators", "groups", "input", "output"])
