@@ -133,6 +133,8 @@ class Model(Network):
             InputError, SourceError, ProfileError: wrong samples, or the store cannot be used.
                 After any of these, everything is as it was.
         """
+        from ._board import rates as board_rates
+
         self.info.require_single("personalising")
         settings = replace(settings or Settings(), threads=self._threads_for(settings))
         # What would stop the saving is found now, not after minutes of work.
@@ -140,7 +142,11 @@ class Model(Network):
         source = self._source(samples, settings)
         try:
             outcome = runtime.personalize(
-                self._artifact, source, settings, on_progress=on_progress or silent
+                self._artifact,
+                source,
+                settings,
+                rates=board_rates(),
+                on_progress=on_progress or silent,
             )
         except NotEnoughSamples as error:
             why = reasons(source.rejected)

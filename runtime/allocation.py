@@ -23,7 +23,7 @@ from ._stream import Batches
 from .repair import Elimination, outgoing_weights
 from .statistics import CrossMoments, rows
 
-__all__ = ["DamageCurve", "damage_curves", "spread"]
+__all__ = ["DamageCurve", "damage_curves", "spread", "worth_of_units"]
 
 _ROWS_PER_SAMPLE = 32
 _STEPS = 32
@@ -93,14 +93,22 @@ def _curve(
 
 
 def spread(
-    curves: Mapping[str, DamageCurve], keep: Mapping[str, int], multiple: int
+    curves: Mapping[str, DamageCurve],
+    keep: Mapping[str, int],
+    multiple: int,
+    worth: Mapping[str, float] | None = None,
 ) -> dict[str, int]:
     """Move removed units between groups to where they cost least; the total stays, to rounding.
 
+    Every group ends on the board's grid: compaction rounds up to it, so that units between its
+    points would be kept for nothing.
+
     Args:
         curves: by group.
-        keep: units that each group would keep under a uniform share.
-        multiple: kept units are a multiple of this, as far as `keep` is.
+        keep: units that each group would keep under a uniform share, rounded or not.
+        multiple: kept units are a multiple of this, or all of a group's.
+        worth: what it is worth to be rid of one unit of a group; None makes all units alike. See
+            `worth_of_units`.
 
     Returns:
         Units to keep by group, for all groups of `keep`.
@@ -108,13 +116,31 @@ def spread(
     total = sum(keep[name] for name in curves)
     kept = {name: _most(curve, keep[name], multiple) for name, curve in curves.items()}
     least = {name: _least(curve, keep[name]) for name, curve in curves.items()}
-    while sum(kept.values()) > total:
+    each = dict.fromkeys(curves, 1.0) | dict(worth or {})
+    while sum(kept.values()) - total > multiple / 2:
         able = [name for name in curves if _below(kept[name], multiple) >= least[name]]
         if not able:
             break
-        cheapest = min(able, key=lambda name: _price(curves[name], kept[name], multiple))
+        cheapest = min(able, key=lambda name: _price(curves[name], kept[name], multiple) / each[name])
         kept[cheapest] = _below(kept[cheapest], multiple)
     return dict(keep) | kept
+
+
+def worth_of_units(
+    costs: Mapping[str, float], units: Mapping[str, int], speed: float
+) -> dict[str, float]:
+    """What it is worth to be rid of one unit of each group, about 1 in the mean over all units.
+
+    Args:
+        costs: time of one unit, by group, in any measure: see `edgeprune.runtime.costs`.
+        units: units by group.
+        speed: 0 counts units, 1 counts time, anything between weighs the two.
+    """
+    total = sum(costs[name] * count for name, count in units.items())
+    mean = total / max(sum(units.values()), 1)
+    if mean <= 0:
+        return dict.fromkeys(units, 1.0)
+    return {name: 1 - speed + speed * costs[name] / mean for name in units}
 
 
 def _most(curve: DamageCurve, keep: int, multiple: int) -> int:

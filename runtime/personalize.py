@@ -27,9 +27,10 @@ from ._prune_weights import prune_head_weights, prune_weights, weight_steps
 from ._state import Classes, OnProgress, State
 from ._stream import Batches, SampleSource
 from ._watch import Watched, watch
-from .allocation import DamageCurve, damage_curves, spread
+from .allocation import DamageCurve, damage_curves, spread, worth_of_units
 from .artifact import Artifact
 from .calibrate import usable_bias
+from .costs import DEFAULT_RATES, Rates, unit_costs
 from .errors import GuardRefused, NotEnoughSamples
 from .guard import GuardReport, distinctness, judge, too_uniform
 from .normalize import renormalize
@@ -74,6 +75,7 @@ def personalize(
     *,
     parent: int | None = None,
     earlier: ClassHistory | None = None,
+    rates: Rates = DEFAULT_RATES,
     on_progress: OnProgress = lambda _step, _share: None,
 ) -> Outcome:
     """Personalise a network to a stream of unlabelled samples.
@@ -90,6 +92,7 @@ def personalize(
         settings: how; None for the defaults.
         parent: the generation of the profile that this one follows, for the record.
         earlier: which classes the user met before, to be remembered with a fading weight.
+        rates: how fast this processor is, for what the time of a unit is worth.
         on_progress: called with the name of a step and the share of it that is done.
 
     Returns:
@@ -103,6 +106,7 @@ def personalize(
     started = time.perf_counter()
     artifact.info.require_single("personalising")
     state = _begin(artifact, source, settings or Settings(), on_progress)
+    state.rates = rates
     seen = _watch(state)
     trim_memory()
     state.stream = state.logits(seen.outputs)
@@ -305,7 +309,7 @@ def _prune(state: State, seen: Watched, share: float) -> Pruned:
     groups = groups_in_scope(state.artifact, settings.scope)
     keep = keep_counts(groups, share, settings.channel_multiple)
     if settings.allocation == "damage" and settings.repair and settings.strength == "deep":
-        keep = _allocated(state, keep)
+        keep = _allocated(state, keep, share)
     count = state.counter("pruning and repairing", len(keep))
     job = PruneJob(
         state.graph,
@@ -346,11 +350,16 @@ def _prune_weights(state: State, share: float) -> tuple[PruneJob, Pruned]:
     return job, prune_weights(job, share)
 
 
-def _allocated(state: State, keep: Mapping[str, int]) -> Mapping[str, int]:
+def _allocated(state: State, keep: Mapping[str, int], share: float) -> Mapping[str, int]:
+    """Units to keep where the damage is weighed against time; on average the share, unrounded."""
+    settings = state.settings
     if state.curves is None:
         state.curves = _measured_curves(state, frozenset(keep))
     known = {name: curve for name, curve in state.curves.items() if name in keep}
-    return spread(known, keep, state.settings.channel_multiple)
+    exact = {name: round(curve.units * (1 - share)) for name, curve in known.items()}
+    units = {name: curve.units for name, curve in known.items()}
+    worth = worth_of_units(unit_costs(state.graph, state.rates), units, settings.speed)
+    return dict(keep) | spread(known, exact, settings.channel_multiple, worth)
 
 
 def _measured_curves(state: State, groups: frozenset[str]) -> Mapping[str, DamageCurve]:

@@ -67,6 +67,22 @@ def test_the_cheap_group_loses_more():
     assert sum(counts.values()) == 64
 
 
+def test_at_equal_damage_the_group_that_takes_longer_loses_more():
+    curves = {"slow": curve(64, 1.0), "quick": curve(64, 1.0)}
+    keep = {"slow": 32, "quick": 32}
+    counts = spread(curves, keep, 8, {"slow": 1.8, "quick": 0.2})
+    assert counts["slow"] < 32 < counts["quick"]
+    assert sum(counts.values()) == 64
+    assert spread(curves, keep, 8, dict.fromkeys(curves, 1.0)) == spread(curves, keep, 8)
+
+
+def test_a_share_that_is_no_multiple_ends_on_multiples():
+    curves = {name: curve(160, steepness) for name, steepness in zip("abc", (1, 2, 3), strict=True)}
+    counts = spread(curves, dict.fromkeys(curves, 48), 32)
+    assert all(count % 32 == 0 for count in counts.values())
+    assert abs(sum(counts.values()) - 144) <= 16
+
+
 def test_groups_without_a_curve_keep_their_share():
     counts = spread({"a": curve(64, 1.0)}, {"a": 32, "b": 10}, 8)
     assert counts["b"] == 10
