@@ -3,8 +3,8 @@
 ONNX Runtime's convolutions work on blocks of channels, whose size depends on the processor: a
 network with 47 channels may run several times slower than one with 48. Which multiple pays is
 measured on small networks of pruned sizes, each rounded up to every multiple on offer: rounding up
-to a large multiple is quick for each channel and keeps many of them. How fast the processor multiplies and
-moves data is measured as well, for what the time of a unit is worth: see `edgeprune._board_rates`.
+to a large multiple is quick for each channel and keeps many of them. How fast the processor
+multiplies and moves data is measured as well, for what a unit takes: see `edgeprune._board_rates`.
 """
 
 from __future__ import annotations

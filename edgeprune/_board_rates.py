@@ -1,7 +1,7 @@
 """How fast this processor multiplies, and how fast it moves activations and weights.
 
-Small chains of one kind of operator each are timed, and the three rates that explain their times best
-are fitted to them. Allocation weighs the time that a unit takes by them.
+Small chains of one kind of operator each are timed, and the three rates that explain their times
+best are fitted to them. Allocation weighs the time that a unit takes by them.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ and not what the layers behind make of the error, and an unbounded choice starve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +52,8 @@ def damage_curves(
     *,
     ridge: float,
     threads: int,
+    judged: Mapping[str, FloatArray] | None = None,
+    seen: Mapping[str, FloatArray] | None = None,
 ) -> dict[str, DamageCurve]:
     """Measure the curves of those `groups` that are read at one simple site, in one pass.
 
@@ -62,18 +64,38 @@ def damage_curves(
         groups: names of groups.
         ridge: as in `fit_mixing`.
         threads: threads of one operator.
+        judged: external tensors by whose weights units are judged; None for the teacher's.
+        seen: values of tensors that are known already, of more samples than `batches` holds.
     """
     at_one = read_at_one_site(find_sites(graph))
     sites = [site for name, site in at_one.items() if name in groups]
     if not sites:
         return {}
     moments = {site.tensor: CrossMoments(len(site.units)) for site in sites}
-    session = graph.session([graph.input], list(moments), teacher, threads)
+    axes = {site.tensor: site.channel_axis for site in sites}
+    for tensor, values in (seen or {}).items():
+        if tensor in moments:
+            moments[tensor].update(rows(values, axes[tensor], _ROWS_PER_SAMPLE))
+    unseen = [tensor for tensor in moments if tensor not in (seen or {})]
+    for tensor, values in _values(graph, batches, teacher, unseen, threads):
+        moments[tensor].update(rows(values, axes[tensor], _ROWS_PER_SAMPLE))
+    weights = judged or teacher
+    return {s.groups[0]: _curve(s, moments.pop(s.tensor), weights, ridge) for s in sites}
+
+
+def _values(
+    graph: Graph,
+    batches: Batches,
+    teacher: Mapping[str, FloatArray],
+    tensors: Sequence[str],
+    threads: int,
+) -> Iterator[tuple[str, FloatArray]]:
+    """What the dense network makes of the samples, tensor by tensor, batch by batch."""
+    if not tensors:
+        return
+    session = graph.session([graph.input], tensors, teacher, threads)
     for batch in batches:
-        values = run(session, list(moments), {graph.input: batch})
-        for site, value in zip(sites, values, strict=True):
-            moments[site.tensor].update(rows(value, site.channel_axis, _ROWS_PER_SAMPLE))
-    return {s.groups[0]: _curve(s, moments.pop(s.tensor), teacher, ridge) for s in sites}
+        yield from zip(tensors, run(session, tensors, {graph.input: batch}), strict=True)
 
 
 def _curve(
@@ -117,11 +139,17 @@ def spread(
     kept = {name: _most(curve, keep[name], multiple) for name, curve in curves.items()}
     least = {name: _least(curve, keep[name]) for name, curve in curves.items()}
     each = dict.fromkeys(curves, 1.0) | dict(worth or {})
+
+    def price(name: str) -> float:
+        return _price(curves[name], kept[name], multiple) / each[name]
+
     while sum(kept.values()) - total > multiple / 2:
         able = [name for name in curves if _below(kept[name], multiple) >= least[name]]
         if not able:
             break
-        cheapest = min(able, key=lambda name: _price(curves[name], kept[name], multiple) / each[name])
+        cheapest = min(
+            able, key=lambda name: _price(curves[name], kept[name], multiple) / each[name]
+        )
         kept[cheapest] = _below(kept[cheapest], multiple)
     return dict(keep) | kept
 

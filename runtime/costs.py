@@ -1,10 +1,10 @@
 """What a unit costs in time, so that what is pruned is what takes long.
 
-Units are not alike: one at the input of an image network, where pictures are large, takes forty times
-as long as one near the head. How long an operator takes follows from three rates closely enough to
-choose by (the roofline model, Williams, Waterman and Patterson 2009, with a sum in place of the
-maximum): multiply-adds, bytes of activations, and bytes of weights, which a network run on one
-sample at a time has to fetch anew. With channels on the multiples that a processor likes, time
+Units are not alike: one at the input of an image network, where pictures are large, takes forty
+times as long as one near the head. How long an operator takes follows from three rates closely
+enough to choose by (the roofline model, Williams, Waterman and Patterson 2009, with a sum in place
+of the maximum): multiply-adds, bytes of activations, and bytes of weights, which a network run on
+one sample at a time has to fetch anew. With channels on the multiples that a processor likes, time
 falls in proportion to the channels, so one figure a unit does.
 """
 
@@ -24,7 +24,7 @@ _FLOAT_BYTES = 4
 
 @dataclass(frozen=True)
 class Rates:
-    """Nanoseconds for each multiply-add, byte of activations read or written, and byte of weights."""
+    """Nanoseconds for a multiply-add, a byte of activations read or written, a byte of weights."""
 
     per_mac: float
     per_byte: float

@@ -44,7 +44,7 @@ from .profile import Profile
 from .scoring import unit_scores
 from .session import Session
 from .settings import Outcome, Report, Settings, Tried
-from .teach import fit_head, propagate
+from .teach import fit_head, propagate, weighed_head
 
 __all__ = ["Outcome", "Report", "Settings", "personalize"]
 
@@ -309,7 +309,7 @@ def _prune(state: State, seen: Watched, share: float) -> Pruned:
     groups = groups_in_scope(state.artifact, settings.scope)
     keep = keep_counts(groups, share, settings.channel_multiple)
     if settings.allocation == "damage" and settings.repair and settings.strength == "deep":
-        keep = _allocated(state, keep, share)
+        keep = _allocated(state, seen, keep, share)
     count = state.counter("pruning and repairing", len(keep))
     job = PruneJob(
         state.graph,
@@ -318,6 +318,7 @@ def _prune(state: State, seen: Watched, share: float) -> Pruned:
         keep,
         {name: best_units(state.scores[name], units) for name, units in keep.items()},
         choose_here=settings.criterion == "repair_aware",
+        judged=_judged(state),
         ridge=settings.ridge,
         budget_bytes=state.budget_bytes,
         threads=state.threads,
@@ -350,11 +351,13 @@ def _prune_weights(state: State, share: float) -> tuple[PruneJob, Pruned]:
     return job, prune_weights(job, share)
 
 
-def _allocated(state: State, keep: Mapping[str, int], share: float) -> Mapping[str, int]:
+def _allocated(
+    state: State, seen: Watched, keep: Mapping[str, int], share: float
+) -> Mapping[str, int]:
     """Units to keep where the damage is weighed against time; on average the share, unrounded."""
     settings = state.settings
     if state.curves is None:
-        state.curves = _measured_curves(state, frozenset(keep))
+        state.curves = _measured_curves(state, seen, frozenset(keep))
     known = {name: curve for name, curve in state.curves.items() if name in keep}
     exact = {name: round(curve.units * (1 - share)) for name, curve in known.items()}
     units = {name: curve.units for name, curve in known.items()}
@@ -362,8 +365,17 @@ def _allocated(state: State, keep: Mapping[str, int], share: float) -> Mapping[s
     return dict(keep) | spread(known, exact, settings.channel_multiple, worth)
 
 
-def _measured_curves(state: State, groups: frozenset[str]) -> Mapping[str, DamageCurve]:
-    """Curves of the groups, from a share of the samples; they serve every sparsity."""
+def _measured_curves(
+    state: State, seen: Watched, groups: frozenset[str]
+) -> Mapping[str, DamageCurve]:
+    """Curves of the groups, from a share of the samples; they serve every sparsity.
+
+    What the head reads has few rows, one a sample, but is known of all of them.
+    """
+    head = state.artifact.info.head
+    known = {}
+    if head is not None and seen.features is not None:
+        known[state.artifact.info.operator_by_name[head].input] = seen.features
     return damage_curves(
         state.graph,
         _some(state.adapt, _ALLOCATION_SAMPLES),
@@ -371,7 +383,18 @@ def _measured_curves(state: State, groups: frozenset[str]) -> Mapping[str, Damag
         groups,
         ridge=state.settings.ridge,
         threads=state.threads,
+        judged=_judged(state),
+        seen=known,
     )
+
+
+def _judged(state: State) -> dict[str, FloatArray]:
+    """The teacher's tensors, with the head as this user will need it."""
+    classes, info = state.classes, state.artifact.info
+    if classes is None or info.head is None:
+        return state.teacher
+    operator = info.operator_by_name[info.head]
+    return weighed_head(state.teacher, operator, classes.head, classes.prior)
 
 
 def _some(batches: Batches, count: int) -> Batches:

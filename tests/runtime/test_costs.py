@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeprune.runtime._graph import Graph
@@ -72,6 +72,7 @@ def test_rates_are_times(rates, usable):
     assert rates.usable == usable
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.text(max_size=3), st.tuples(st.floats(0.01, 100), st.integers(1, 500))),
     st.floats(0, 1),
