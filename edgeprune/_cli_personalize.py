@@ -37,7 +37,7 @@ _HELP = {
     "strength": "light: masks, gains and shifts, kilobytes; deep: also re-fitted weights.",
     "granularity": "unit: whole units, which `compact` removes; weight: single weights, a control.",
     "allocation": "damage: more is pruned where repair can make good for it; uniform: the same.",
-    "speed": "Of units that compete to stay: 0 counts them, 1 the time that they take.",
+    "faster": "Prune on until the compacted network is estimated to be so many times faster.",
     "scope": "hidden: units inside blocks; all: the residual streams too.",
     "criterion": "How units are scored.",
     "normalization": "Re-estimate normalisation: where a label-free comparison says so, or not.",

@@ -17,51 +17,67 @@ from dataclasses import dataclass
 from ._graph import Graph
 from .artifact import Operator
 
-__all__ = ["DEFAULT_RATES", "Rates", "operator_ns", "unit_costs"]
+__all__ = ["DEFAULT_RATES", "Costs", "Rates", "network_costs"]
 
 _FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Nanoseconds for a multiply-add, a byte of activations read or written, a byte of weights."""
+    """Nanoseconds for a multiply-add, a byte of activations read or written, a byte of weights.
+
+    And for calling an operator at all.
+    """
 
     per_mac: float
     per_byte: float
     per_weight_byte: float
+    per_operator: float
 
     @property
     def usable(self) -> bool:
         """Whether they are times: finite, none negative, and not all nothing."""
-        every = (self.per_mac, self.per_byte, self.per_weight_byte)
-        return all(math.isfinite(rate) and rate >= 0 for rate in every) and sum(every) > 0
+        every = (self.per_mac, self.per_byte, self.per_weight_byte, self.per_operator)
+        return all(math.isfinite(rate) and rate >= 0 for rate in every) and sum(every[:3]) > 0
 
 
 # Measured on x86 with AVX-512 at one thread; only their ratios matter to an allocation.
-DEFAULT_RATES = Rates(0.017, 0.031, 0.051)
+DEFAULT_RATES = Rates(0.017, 0.031, 0.051, 7000.0)
 
 
-def operator_ns(graph: Graph, operator: Operator, rates: Rates) -> float:
-    """Estimated nanoseconds of one sample; activations of unknown shape do not count."""
-    return sum(_parts(graph, operator, rates))
+@dataclass(frozen=True)
+class Costs:
+    """Nanoseconds of the network with all units, and of one unit of each prunable group in it."""
+
+    total: float
+    units: Mapping[str, float]
+    counts: Mapping[str, int]
+
+    def time(self, kept: Mapping[str, int]) -> float:
+        """Of the network with so many units kept; groups that are not named keep all."""
+        gone = sum((self.counts[name] - n) * self.units[name] for name, n in kept.items())
+        return self.total - gone
 
 
-def unit_costs(graph: Graph, rates: Rates = DEFAULT_RATES) -> dict[str, float]:
-    """Nanoseconds that one unit of each prunable group takes, in the network with all units.
+def network_costs(graph: Graph, rates: Rates = DEFAULT_RATES) -> Costs:
+    """Estimate what takes how long, one sample at a time.
 
     An operator that reads a group and writes another counts for both: what goes of either is saved.
+    Activations of unknown shape do not count.
     """
     info = graph.artifact.info
     groups = {group.name: group.units for group in info.groups}
     costs = dict.fromkeys((group.name for group in info.prunable), 0.0)
+    total = 0.0
     for operator in info.operators:
         read, written, common = _parts(graph, operator, rates)
+        total += read + written + common + rates.per_operator
         grouped = operator.depthwise
         _add(costs, groups, operator.reads, common + read + (written if grouped else 0.0))
         if grouped and operator.reads:
             continue  # one group, on both sides of it
         _add(costs, groups, operator.writes, common + written + (read if grouped else 0.0))
-    return costs
+    return Costs(total, costs, {name: groups[name] for name in costs})
 
 
 def _parts(graph: Graph, operator: Operator, rates: Rates) -> tuple[float, float, float]:

@@ -27,10 +27,10 @@ from ._prune_weights import prune_head_weights, prune_weights, weight_steps
 from ._state import Classes, OnProgress, State
 from ._stream import Batches, SampleSource
 from ._watch import Watched, watch
-from .allocation import DamageCurve, damage_curves, spread, worth_of_units
+from .allocation import Answers, DamageCurve, damage_curves, spread
 from .artifact import Artifact
 from .calibrate import usable_bias
-from .costs import DEFAULT_RATES, Rates, unit_costs
+from .costs import DEFAULT_RATES, Rates, network_costs
 from .errors import GuardRefused, NotEnoughSamples
 from .guard import GuardReport, distinctness, judge, too_uniform
 from .normalize import renormalize
@@ -44,7 +44,7 @@ from .profile import Profile
 from .scoring import unit_scores
 from .session import Session
 from .settings import Outcome, Report, Settings, Tried
-from .teach import fit_head, propagate, weighed_head
+from .teach import class_importance, fit_head, propagate, weighed_head
 
 __all__ = ["Outcome", "Report", "Settings", "personalize"]
 
@@ -52,6 +52,7 @@ _LARGEST_BATCH = 8
 _STEP_BYTES = 8_000_000  # of one node's tensors: larger batches gain nothing on a CPU
 _FEWEST = 10
 _ALLOCATION_SAMPLES = 64
+_ANSWERS = 8  # samples on which every group is pruned by itself
 _LIGHT_SAMPLES = 120  # a gain and a shift need no more; on development users twice as many did not
 _ALIKE = 1e-4
 _BALANCED = 0.3  # share of the classes that a user must meet before normalisation may be moved
@@ -360,9 +361,9 @@ def _allocated(
         state.curves = _measured_curves(state, seen, frozenset(keep))
     known = {name: curve for name, curve in state.curves.items() if name in keep}
     exact = {name: round(curve.units * (1 - share)) for name, curve in known.items()}
-    units = {name: curve.units for name, curve in known.items()}
-    worth = worth_of_units(unit_costs(state.graph, state.rates), units, settings.speed)
-    return dict(keep) | spread(known, exact, settings.channel_multiple, worth)
+    exact |= {name: count for name, count in keep.items() if name not in known}
+    costs = network_costs(state.graph, state.rates)
+    return spread(known, exact, settings.channel_multiple, costs, settings.faster)
 
 
 def _measured_curves(
@@ -370,12 +371,16 @@ def _measured_curves(
 ) -> Mapping[str, DamageCurve]:
     """Curves of the groups, from a share of the samples; they serve every sparsity.
 
-    What the head reads has few rows, one a sample, but is known of all of them.
+    What the head reads has few rows, one a sample, but is known of all of them. The samples whose
+    answers tell what matters are not among those that it is fitted on.
     """
-    head = state.artifact.info.head
+    info, adapt = state.artifact.info, state.adapt
+    places = list(range(1, len(adapt), max(1, len(adapt) // _ANSWERS)))[:_ANSWERS]
     known = {}
-    if head is not None and seen.features is not None:
-        known[state.artifact.info.operator_by_name[head].input] = seen.features
+    if info.head is not None and seen.features is not None:
+        others = np.delete(seen.features, places, axis=0)
+        known[info.operator_by_name[info.head].input] = others
+    taught = made_profile(state, Pruned(), state.classes, None).tensors(state.artifact)
     return damage_curves(
         state.graph,
         _some(state.adapt, _ALLOCATION_SAMPLES),
@@ -385,6 +390,12 @@ def _measured_curves(
         threads=state.threads,
         judged=_judged(state),
         seen=known,
+        answers=Answers(
+            adapt.subset([adapt.indices[place] for place in places]),
+            state.teacher | dict(taught),
+            None if state.classes is None else class_importance(state.classes.prior),
+            state.budget_bytes,
+        ),
     )
 
 

@@ -24,7 +24,7 @@ _NOTHING = type(None)
 _KINDS: dict[str, tuple[type, ...]] = {
     "sparsity": (int, float, _NOTHING),
     "ridge": (int, float),
-    "speed": (int, float),
+    "faster": (int, float, _NOTHING),
     "holdout": (int, float),
     "min_agreement": (int, float, _NOTHING),
     "min_change": (int, float),
@@ -56,8 +56,8 @@ class Settings:
         criterion: how units are scored: see `edgeprune.runtime.scoring`.
         allocation: every group gives up the same share of its units (``uniform``), or more where
             the repair can make good for them (``damage``, with strength ``deep``).
-        speed: with ``damage``, whether the units that go are counted (0), or the time that they
-            take once `compact` removes them (1), or something between.
+        faster: with ``damage``, prune beyond the sparsity, where time is saved at the least loss,
+            until the compacted network is estimated to be so many times as fast as the dense one.
         normalization: re-estimate normalisation on the user's data: always, never, or where a
             label-free comparison says that it helps.
         prior: learn which classes the user meets by spreading soft labels over the user's stream
@@ -90,7 +90,7 @@ class Settings:
     scope: Scope = "hidden"
     criterion: Criterion = "repair_aware"
     allocation: Literal["damage", "uniform"] = "damage"
-    speed: float = 0.5
+    faster: float | None = None
     normalization: Literal["auto", "on", "off"] = "auto"
     prior: Literal["graph", "em", "off"] = "graph"
     calibrate: bool = True
@@ -115,7 +115,7 @@ class Settings:
             or (self.granularity == "weight" and self.strength == "deep" and self.repair),
             "scope": self.scope in ("hidden", "all"),
             "criterion": self.criterion in CRITERIA,
-            "speed": 0.0 <= self.speed <= 1.0,
+            "faster": self.faster is None or 1.0 <= self.faster <= 100.0,
             "allocation": self.allocation in ("damage", "uniform"),
             "normalization": self.normalization in ("auto", "on", "off"),
             "prior": self.prior in ("graph", "em", "off"),
