@@ -61,7 +61,7 @@ class Board:
         threads: of one operator.
         channel_multiple: to which compaction should round channels up here.
         ratios: time with each multiple against a multiple of 16: median of the rounds.
-        rates: nanoseconds for each multiply-add, byte of activations and byte of weights.
+        rates: nanoseconds for each multiply-add, byte of activations, byte of weights and operator.
         created: when, ISO 8601 in UTC.
         remarks: what disturbed the measurement.
     """

@@ -1,7 +1,7 @@
-"""How fast this processor multiplies, and how fast it moves activations and weights.
+"""How fast this processor multiplies, moves activations and weights, and calls operators.
 
-Small chains of one kind of operator each are timed, and the three rates that explain their times
-best are fitted to them. Allocation weighs the time that a unit takes by them.
+Small chains of one kind of operator each are timed, and the rates that explain their times best are
+fitted to them. Allocation weighs the time that a unit takes by them.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ class Chain:
     depthwise: bool = False
 
     def work(self) -> Float64:
-        """Multiply-adds, bytes of activations, bytes of weights."""
+        """Multiply-adds, bytes of activations, bytes of weights, operators."""
         pairs = list(zip(self.widths, self.widths[1:], strict=False))
         positions = self.side**2
         weights = sum(self._weights(before, after) for before, after in pairs)
         moved = sum(before + after for before, after in pairs) * positions
-        return np.array([weights * positions, _FLOAT_BYTES * moved, _FLOAT_BYTES * weights], float)
+        bytes_moved, bytes_of_weights = _FLOAT_BYTES * moved, _FLOAT_BYTES * weights
+        return np.array([weights * positions, bytes_moved, bytes_of_weights, len(pairs)], float)
 
     def _weights(self, before: int, after: int) -> int:
         return after * (1 if self.depthwise else before) * self.kernel**2
@@ -87,6 +88,7 @@ CHAINS = (
     Chain((32,) * 5, 112, kernel=3, depthwise=True),
     Chain((192, 1152, 192, 1152, 192), 7),
     Chain((64, 1280, 1280, 1280, 64), 1),  # bytes of weights
+    Chain((16,) * 33, 7),  # operators
 )
 
 
@@ -118,18 +120,18 @@ def _ready(chain: Chain, threads: int) -> Callable[[], object]:
 def fit_rates(works: Sequence[Float64], times_ns: Sequence[float]) -> Rates:
     """The rates, none negative, whose relative errors have the least squares.
 
-    With three unknowns every set that may be above zero can be tried (Lawson and Hanson's
+    With so few unknowns every set that may be above zero can be tried (Lawson and Hanson's
     non-negative least squares without the search).
     """
     relative = np.stack(works) / np.asarray(times_ns)[:, None]
     scale = np.maximum(relative.max(0), 1e-30)
     scaled, ones = relative / scale, np.ones(len(relative))
-    best, least = np.zeros(3), np.inf
-    for places in (list(c) for count in (1, 2, 3) for c in combinations(range(3), count)):
+    unknowns = range(relative.shape[1])
+    best, least = np.zeros(len(unknowns)), np.inf
+    for places in (list(c) for n in unknowns for c in combinations(unknowns, n + 1)):
         found = np.linalg.lstsq(scaled[:, places], ones, rcond=None)[0]
         error = float(np.sum((scaled[:, places] @ found - ones) ** 2))
         if (found >= 0).all() and error < least:
-            best, least = np.zeros(3), error
+            best, least = np.zeros(len(unknowns)), error
             best[places] = found
-    per_mac, per_byte, per_weight_byte = (best / scale).tolist()
-    return Rates(per_mac, per_byte, per_weight_byte)
+    return Rates(*(best / scale).tolist())

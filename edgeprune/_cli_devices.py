@@ -350,6 +350,7 @@ def calibrate(*, threads: int, seconds: float, output: Output) -> None:
         ("multiply-adds", f"{found.per_mac:.4f} ns each"),
         ("activations", f"{found.per_byte:.4f} ns a byte"),
         ("weights", f"{found.per_weight_byte:.4f} ns a byte"),
+        ("operators", f"{found.per_operator:.0f} ns each"),
     ]
     output.result({**board.to_dict(), "path": str(path)}, f"{text}\n\n{pairs(speeds)}")
     for remark in board.remarks:

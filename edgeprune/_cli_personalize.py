@@ -48,7 +48,7 @@ _HELP = {
     "memory_mb": "Most memory for activations kept between layers, in MB.",
     "threads": "Threads of one operator; what this process may use, at most 4, if not given.",
     "channel_multiple": "Round kept units to a multiple of this. auto: what `edgeprune devices "
-    "calibrate` found, else 8.",
+    "calibrate` found, else 16.",
     "holdout": "Share of the samples that only the guard sees.",
     "ridge": "Pull of the repair towards no change.",
     "seed": "For the criterion random.",

@@ -96,7 +96,7 @@ class Settings:
     calibrate: bool = True
     light_repair: Literal["walk", "one_pass"] = "walk"
     repair: bool = True
-    channel_multiple: int = 8
+    channel_multiple: int = 16
     ridge: float = 0.1
     max_samples: int = 1000
     holdout: float = 0.2
