@@ -130,6 +130,7 @@ class Model(Network):
             InputError, SourceError, ProfileError: wrong samples, or the store cannot be used.
                 After any of these, everything is as it was.
         """
+        from ._board import rates as board_rates
         from ._results import ProfileReport
         from ._sources import reasons
         from .runtime import personalize as runtime
@@ -142,7 +143,11 @@ class Model(Network):
         source = self._source(samples, settings)
         try:
             outcome = runtime.personalize(
-                self._artifact, source, settings, on_progress=on_progress or silent
+                self._artifact,
+                source,
+                settings,
+                rates=board_rates(),
+                on_progress=on_progress or silent,
             )
         except NotEnoughSamples as error:
             why = reasons(source.rejected)

@@ -3,14 +3,15 @@
 ONNX Runtime's convolutions work on blocks of channels, whose size depends on the processor: a
 network with 47 channels may run several times slower than one with 48. Which multiple pays is
 measured on small networks of pruned sizes, each rounded up to every multiple on offer: rounding up
-to a large multiple is quick for each channel and keeps many of them.
+to a large multiple is quick for each channel and keeps many of them. How fast the processor
+multiplies and moves data is measured as well, for what a unit takes: see `edgeprune._board_rates`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from ._board_rates import measure_rates
 from ._machine import Machine, describe_machine
 from ._timing import Limits, Ratio, measure
 from .runtime._atomic import explained, make_folder, write_atomically
 from .runtime._ort import make_session, run
+from .runtime.costs import DEFAULT_RATES, Rates
 from .runtime.store import default_root
 
 __all__ = [
@@ -33,17 +36,19 @@ __all__ = [
     "calibrate",
     "channel_multiple",
     "load_board",
+    "rates",
     "save_board",
 ]
 
 MULTIPLES = (1, 2, 4, 8, 16, 32)
 FALLBACK = 16  # what x86 with AVX2 or AVX-512 wants, and no worse than the rest elsewhere
-_FORMAT = 1
+_FORMAT = 2
 _FILE = "board.json"
 # Widths as pruning leaves them, no multiples of anything, and the sides of their pictures.
 _NETWORKS = ((27, 56), (51, 28), (99, 14), (149, 7))
 _STEM = 16
 _LIMITS = Limits(budget_s=20.0, fewest=15, most=100)
+_RATES_SHARE = 0.3  # of the time to measure
 _PRECISE = 0.005  # what is slower by less is as good
 
 
@@ -56,6 +61,7 @@ class Board:
         threads: of one operator.
         channel_multiple: to which compaction should round channels up here.
         ratios: time with each multiple against a multiple of 16: median of the rounds.
+        rates: nanoseconds for each multiply-add, byte of activations, byte of weights and operator.
         created: when, ISO 8601 in UTC.
         remarks: what disturbed the measurement.
     """
@@ -66,6 +72,7 @@ class Board:
     threads: int
     channel_multiple: int
     ratios: dict[int, float]
+    rates: Rates
     created: str
     remarks: tuple[str, ...] = ()
 
@@ -85,11 +92,11 @@ def calibrate(
     limits: Limits = _LIMITS,
     on_progress: Callable[[float], None] = lambda _share: None,
 ) -> Board:
-    """Measure which multiple of channels is fastest after rounding up; takes about 20 seconds.
+    """Measure which multiple of channels is fastest after rounding up, and how fast work is done.
 
     Args:
         threads: of one operator, as the networks will run.
-        limits: how long to measure.
+        limits: how long to measure, about 20 seconds if not said.
         on_progress: called with the share that is done.
 
     Returns:
@@ -100,8 +107,13 @@ def calibrate(
         arms,
         reference=str(FALLBACK),
         control=_rounded_networks(FALLBACK, threads),
-        limits=limits,
-        on_progress=on_progress,
+        limits=replace(limits, budget_s=limits.budget_s * (1 - _RATES_SHARE)),
+        on_progress=lambda share: on_progress(share * (1 - _RATES_SHARE)),
+    )
+    found = measure_rates(
+        threads,
+        limits=replace(limits, budget_s=limits.budget_s * _RATES_SHARE),
+        on_progress=lambda share: on_progress(1 - _RATES_SHARE * (1 - share)),
     )
     machine = describe_machine()
     return Board(
@@ -111,6 +123,7 @@ def calibrate(
         threads,
         best_multiple({int(arm.name): arm.ratio for arm in timing.arms}),
         {int(arm.name): arm.ratio.median for arm in timing.arms},
+        found,
         datetime.now(UTC).isoformat(timespec="seconds"),
         timing.remarks,
     )
@@ -198,10 +211,12 @@ def load_board(machine: Machine | None = None) -> Board | None:
             return None
         ratios = {int(multiple): float(ratio) for multiple, ratio in data.pop("ratios").items()}
         remarks = tuple(str(remark) for remark in data.pop("remarks"))
-        board = Board(**data, ratios=ratios, remarks=remarks)
+        measured = Rates(**{name: float(rate) for name, rate in data.pop("rates").items()})
+        board = Board(**data, ratios=ratios, rates=measured, remarks=remarks)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # a cache that cannot be read is one that is not there
-    usable = board.channel_multiple in MULTIPLES and board.fits(machine or describe_machine())
+    sane = board.channel_multiple in MULTIPLES and measured.usable
+    usable = sane and board.fits(machine or describe_machine())
     return board if usable else None
 
 
@@ -209,3 +224,9 @@ def channel_multiple(fallback: int = FALLBACK) -> int:
     """The multiple that was measured for this board, else the fallback."""
     board = load_board()
     return fallback if board is None else board.channel_multiple
+
+
+def rates() -> Rates:
+    """The rates that were measured for this board, else usual ones."""
+    board = load_board()
+    return DEFAULT_RATES if board is None else board.rates

@@ -334,11 +334,12 @@ def _save(frame: VideoFrame, path: Path) -> str:
 )
 @output_options
 def calibrate(*, threads: int, seconds: float, output: Output) -> None:
-    """Find the multiple of channels that this processor is fastest with, and remember it.
+    """Find which channel counts this processor is fastest with, and what takes it how long.
 
-    Networks of pruned sizes are rounded up to several multiples and timed in turns. `edgeprune
-    compact` and `edgeprune personalize` use the outcome from then on, until the processor or ONNX
-    Runtime is another one. Let the machine be quiet meanwhile.
+    Networks of pruned sizes are rounded up to several multiples and timed in turns; chains of
+    operators tell what a multiply-add and the moving of data take, by which `edgeprune personalize`
+    chooses where units go. It and `edgeprune compact` use the outcome from then on, until the
+    processor or ONNX Runtime is another one. Let the machine be quiet meanwhile.
     """
     from ._board import calibrate as measure
     from ._board import save_board
@@ -356,7 +357,14 @@ def calibrate(*, threads: int, seconds: float, output: Output) -> None:
         for multiple, ratio in sorted(board.ratios.items())
     ]
     text = table(["multiple", "time / fastest", ""], rows)
-    output.result({**board.to_dict(), "path": str(path)}, text)
+    found = board.rates
+    speeds = [
+        ("multiply-adds", f"{found.per_mac:.4f} ns each"),
+        ("activations", f"{found.per_byte:.4f} ns a byte"),
+        ("weights", f"{found.per_weight_byte:.4f} ns a byte"),
+        ("operators", f"{found.per_operator:.0f} ns each"),
+    ]
+    output.result({**board.to_dict(), "path": str(path)}, f"{text}\n\n{pairs(speeds)}")
     for remark in board.remarks:
         output.note(f"edgeprune: {remark}")
     output.note(f"\nRemembered in {path}; delete it to go back to the default.")

@@ -37,6 +37,7 @@ _HELP = {
     "strength": "light: masks, gains and shifts, kilobytes; deep: also re-fitted weights.",
     "granularity": "unit: whole units, which `compact` removes; weight: single weights, a control.",
     "allocation": "damage: more is pruned where repair can make good for it; uniform: the same.",
+    "faster": "Prune on until the compacted network is estimated to be so many times faster.",
     "scope": "hidden: units inside blocks; all: the residual streams too.",
     "criterion": "How units are scored.",
     "normalization": "Re-estimate normalisation: where a label-free comparison says so, or not.",
@@ -47,7 +48,7 @@ _HELP = {
     "memory_mb": "Most memory for activations kept between layers, in MB.",
     "threads": "Threads of one operator; what this process may use, at most 4, if not given.",
     "channel_multiple": "Round kept units to a multiple of this. auto: what `edgeprune devices "
-    "calibrate` found, else 8.",
+    "calibrate` found, else 16.",
     "holdout": "Share of the samples that only the guard sees.",
     "ridge": "Pull of the repair towards no change.",
     "seed": "For the criterion random.",

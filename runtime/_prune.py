@@ -43,6 +43,7 @@ class PruneJob:
         graph: the network.
         batches: the user's samples.
         teacher: external tensors of the network to imitate.
+        judged: external tensors by whose weights units are judged; None for the teacher's.
         keep: how many units each group keeps, for the groups that lose some.
         masks: masks from one-shot scores, for the same groups.
         choose_here: choose masks at their layer instead, where `repair_aware_mask` can.
@@ -60,6 +61,7 @@ class PruneJob:
     budget_bytes: int
     threads: int
     on_layer: Callable[[], None] = lambda: None
+    judged: Mapping[str, FloatArray] | None = None
 
 
 @dataclass
@@ -153,7 +155,7 @@ def _observe(walk: LayerWalk, site: Site, then: int | None) -> CrossMoments:
 
 
 def _chosen_here(job: PruneJob, site: Site, moments: CrossMoments, count: int) -> Bool:
-    outgoing = outgoing_weights(job.teacher, site.operators)
+    outgoing = outgoing_weights(job.judged or job.teacher, site.operators)
     return repair_aware_mask(moments, outgoing, count, job.ridge)
 
 

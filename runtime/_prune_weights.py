@@ -23,14 +23,13 @@ from .artifact import Operator
 from .repair import weight_matrix
 from .sparse import Problem, choose_weights, refit_rows, spread_shares
 from .statistics import CrossMoments, rows
-from .teach import HeadUpdate
+from .teach import HeadUpdate, class_importance, taught_head
 
 __all__ = ["prunable_operators", "prune_head_weights", "prune_weights", "weight_steps"]
 
 _ROWS_PER_SAMPLE = 64
 # A row keeps few weights and has few unknowns: less pull is safe, and better on development users.
 _RIDGE_SHARE = 0.3
-_LEAST = 1e-2  # a class that the user does not meet counts as a hundredth of a fair share
 _NARROW = 4  # input channels
 
 
@@ -124,15 +123,9 @@ def prune_head_weights(
     if name is None or pruned.head_moments is None or not (share or update):
         return
     operator = job.graph.artifact.info.operator_by_name[name]
-    teacher = dict(job.teacher)
-    if update is not None:
-        gain = teacher[operator.gain].astype(np.float64)
-        added = update.weight / gain[:, None]
-        taught = teacher[operator.weight] + (added if operator.out_axis == 0 else added.T)
-        teacher[operator.weight] = taught.astype(np.float32)
-        teacher[operator.shift] = (teacher[operator.shift] + update.bias).astype(np.float32)
+    teacher = job.teacher if update is None else taught_head(job.teacher, operator, update)
     mine = _shares(job.graph, share)[name]
-    importance = None if prior is None else np.sqrt(np.maximum(prior * len(prior), _LEAST))
+    importance = None if prior is None else class_importance(prior)
     fitted = _fitted(teacher, operator, pruned.head_moments, mine, job.ridge, importance=importance)
     pruned.weights[name], pruned.shifts[name] = fitted
 

@@ -14,6 +14,7 @@ from ._plan import groups_in_scope, keep_counts
 from ._stream import Batches
 from .allocation import DamageCurve
 from .artifact import Artifact
+from .costs import DEFAULT_RATES, Rates
 from .session import default_threads
 from .settings import Settings
 from .teach import HeadUpdate
@@ -53,6 +54,7 @@ class State:
     scores: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     classes: Classes | None = None
     dense_on_held_out: NDArray[np.floating] = field(default_factory=lambda: np.empty(0, np.float32))
+    rates: Rates = DEFAULT_RATES
 
     def __post_init__(self) -> None:
         self.threads = self.settings.threads or default_threads()

@@ -138,6 +138,17 @@ class LayerWalk:
             batch[tensor] *= gain.astype(np.float32).reshape(shape)
             batch[tensor] += shift.astype(np.float32).reshape(shape)
 
+    def finish(self, track: str, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """The network's outputs from the cut of a track on, with other tensors behind it."""
+        output = self.graph.output
+        session = self.graph.session(self._feeds, [output], tensors, self.threads)
+        used = [value.name for value in session.get_inputs()]
+        parts = []
+        for feeds in self._fed():
+            values = run(session, [output], {name: feeds[track][name] for name in used})
+            parts.append(values[0])
+        return np.concatenate(parts)
+
     def _forget(self, track: str, index: int) -> None:
         """Drop a batch at the old cut: never two cuts in memory."""
         if self._kept is not None:

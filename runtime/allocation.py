@@ -2,15 +2,18 @@
 
 For every group that is read at one place, backward elimination on the dense network's own moments
 gives a curve: the share of its consumers' output energy that the repair cannot restore, against the
-number of units removed. Units are then taken where the next ones cost least, to the same total as a
-uniform share. How far a group may stray from that share is bounded: a curve knows its own layer
-and not what the layers behind make of the error, and an unbounded choice starves the last blocks.
+number of units removed. Each curve is scaled by what the network's answers suffer where that group
+alone is pruned and repaired. Units are then taken where the next ones cost least for what they
+take, to the same total as a uniform share, or until the network is as fast as is asked for. How
+far a group may stray from the uniform share is bounded: a curve sees one group, not all at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,17 +21,22 @@ from numpy.typing import NDArray
 from ._external import FloatArray
 from ._graph import Graph
 from ._ort import run
+from ._output_damage import Probe, output_damage, repaired_tensors
 from ._plan import Site, find_sites, read_at_one_site
 from ._stream import Batches
-from .repair import Elimination, outgoing_weights
+from .costs import Costs
+from .repair import Elimination, fit_mixing, outgoing_weights
 from .statistics import CrossMoments, rows
 
-__all__ = ["DamageCurve", "damage_curves", "spread"]
+__all__ = ["Answers", "DamageCurve", "damage_curves", "spread"]
 
 _ROWS_PER_SAMPLE = 32
 _STEPS = 32
-_STRAY = 0.4  # a group loses between 0.6 and 1.4 times the uniform share
+_STRAY = 0.7  # a group loses between 0.3 and 1.7 times the uniform share
 _MOST_REMOVED = 0.9  # and never more than this share of its units
+_TIME_COUNTS = 0.75  # of what a unit is worth; the rest is for its number
+_USUAL = 0.6  # share of the units at which answers are measured
+_LEAST_DAMAGE = 0.05  # of the median group
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,28 @@ class DamageCurve:
         return float(np.interp(removed, self.removed, self.damage))
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What to measure the network's answers on; see `output_damage`."""
+
+    samples: Batches
+    tensors: Mapping[str, FloatArray]
+    importance: NDArray[np.floating] | None
+    budget_bytes: int
+
+    def damage(self, graph: Graph, probes: Sequence[Probe], threads: int) -> list[float]:
+        """How far each probe moves the answers."""
+        return output_damage(
+            graph,
+            self.samples,
+            self.tensors,
+            probes,
+            importance=self.importance,
+            budget_bytes=self.budget_bytes,
+            threads=threads,
+        )
+
+
 def damage_curves(
     graph: Graph,
     batches: Batches,
@@ -52,6 +82,9 @@ def damage_curves(
     *,
     ridge: float,
     threads: int,
+    judged: Mapping[str, FloatArray] | None = None,
+    seen: Mapping[str, FloatArray] | None = None,
+    answers: Answers | None = None,
 ) -> dict[str, DamageCurve]:
     """Measure the curves of those `groups` that are read at one simple site, in one pass.
 
@@ -62,59 +95,167 @@ def damage_curves(
         groups: names of groups.
         ridge: as in `fit_mixing`.
         threads: threads of one operator.
+        judged: external tensors by whose weights units are judged; None for the teacher's.
+        seen: values of tensors that are known already, of more samples than `batches` holds.
+        answers: what to measure the network's answers on; None leaves every curve relative to its
+            own layer.
     """
     at_one = read_at_one_site(find_sites(graph))
     sites = [site for name, site in at_one.items() if name in groups]
     if not sites:
         return {}
+    session = partial(graph.session, [graph.input], tensors=teacher, threads=threads)
+    moments = _moments(session, batches, sites, seen or {})
+    curves, probes = {}, []
+    for site in sites:
+        mine = moments.pop(site.tensor)
+        curve, kept = _curve(site, mine, judged or teacher, ridge)
+        curves[site.groups[0]] = curve
+        if answers is not None:
+            mixing = fit_mixing(mine, kept, ridge)
+            changed = repaired_tensors(answers.tensors, site, mixing)
+            probes.append(Probe(site, curve.at(np.count_nonzero(~kept)), changed))
+    if answers is None:
+        return curves
+    return _scaled(curves, probes, answers.damage(graph, probes, threads))
+
+
+def _moments(
+    new_session: Callable[[list[str]], Any],
+    batches: Batches,
+    sites: Sequence[Site],
+    seen: Mapping[str, FloatArray],
+) -> dict[str, CrossMoments]:
+    """Moments of what the dense network makes of the samples, by tensor."""
     moments = {site.tensor: CrossMoments(len(site.units), single=True) for site in sites}
-    session = graph.session([graph.input], list(moments), teacher, threads)
-    for batch in batches:
-        values = run(session, list(moments), {graph.input: batch})
-        for site, value in zip(sites, values, strict=True):
-            moments[site.tensor].update(rows(value, site.channel_axis, _ROWS_PER_SAMPLE))
-    return {s.groups[0]: _curve(s, moments.pop(s.tensor), teacher, ridge) for s in sites}
+    axes = {site.tensor: site.channel_axis for site in sites}
+
+    def take(tensor: str, values: FloatArray) -> None:
+        moments[tensor].update(rows(values, axes[tensor], _ROWS_PER_SAMPLE))
+
+    for tensor in moments.keys() & seen.keys():
+        take(tensor, seen[tensor])
+    unseen = [tensor for tensor in moments if tensor not in seen]
+    if unseen:
+        session = new_session(unseen)
+        name = session.get_inputs()[0].name
+        for batch in batches:
+            found = run(session, unseen, {name: batch})
+            for tensor, values in zip(unseen, found, strict=True):
+                take(tensor, values)
+    return moments
+
+
+def _scaled(
+    curves: Mapping[str, DamageCurve], probes: Sequence[Probe], damage: Sequence[float]
+) -> dict[str, DamageCurve]:
+    """Curves of what the answers suffer; few samples must not make a group cost nothing."""
+    floor = _LEAST_DAMAGE * float(np.median(damage))
+    if floor <= 0:
+        return dict(curves)
+    scaled = {}
+    for (name, curve), probe, error in zip(curves.items(), probes, damage, strict=True):
+        scale = max(error, floor) / max(probe.damage, 1e-12)
+        scaled[name] = replace(curve, damage=curve.damage * scale)
+    return scaled
 
 
 def _curve(
-    site: Site, moments: CrossMoments, teacher: Mapping[str, FloatArray], ridge: float
-) -> DamageCurve:
-    outgoing = outgoing_weights(teacher, site.operators)
+    site: Site, moments: CrossMoments, weights: Mapping[str, FloatArray], ridge: float
+) -> tuple[DamageCurve, NDArray[np.bool_]]:
+    """The curve, and which units were left about where pruning is usual."""
+    outgoing = outgoing_weights(weights, site.operators)
     energy = float(np.einsum("oi,ij,oj->", outgoing, moments.xx, outgoing, optimize=True))
     elimination = Elimination(moments, outgoing, ridge)
     units = len(moments.mean_x)
     least = max(1, round(units * (1 - _MOST_REMOVED)))
-    removed, damage = [0], [0.0]
+    removed, damage, kept = [0], [0.0], np.ones(units, np.bool_)
     while len(elimination.alive) > least:
         step = min(max(1, units // _STEPS), len(elimination.alive) - least)
         damage.append(damage[-1] + elimination.remove(step) / max(energy, 1e-30))
         removed.append(units - len(elimination.alive))
-    return DamageCurve(units, np.array(removed), np.array(damage))
+        if removed[-2] < units * _USUAL:
+            kept = np.isin(np.arange(units), elimination.alive)
+    return DamageCurve(units, np.array(removed), np.array(damage)), kept
 
 
 def spread(
-    curves: Mapping[str, DamageCurve], keep: Mapping[str, int], multiple: int
+    curves: Mapping[str, DamageCurve],
+    keep: Mapping[str, int],
+    multiple: int,
+    costs: Costs | None = None,
+    faster: float | None = None,
 ) -> dict[str, int]:
     """Move removed units between groups to where they cost least; the total stays, to rounding.
 
+    Every group ends on the board's grid: compaction rounds up to it, so that units between its
+    points would be kept for nothing.
+
     Args:
         curves: by group.
-        keep: units that each group would keep under a uniform share.
-        multiple: kept units are a multiple of this, as far as `keep` is.
+        keep: units that each group would keep under a uniform share, rounded or not.
+        multiple: kept units are a multiple of this, or all of a group's.
+        costs: what takes how long; None makes all units alike.
+        faster: go on, units of any number, until the network is estimated to be so many times
+            faster, as far as `_MOST_REMOVED` of every group allows.
 
     Returns:
         Units to keep by group, for all groups of `keep`.
     """
-    total = sum(keep[name] for name in curves)
     kept = {name: _most(curve, keep[name], multiple) for name, curve in curves.items()}
+    if costs is not None and faster is not None:
+        least = {name: _fewest(curve) for name, curve in curves.items()}
+        others = {name: count for name, count in keep.items() if name not in curves}
+        most_ns = costs.total / faster
+
+        def slow() -> bool:
+            return costs.time(kept | others) > most_ns
+
+        _take(curves, kept, least, multiple=multiple, worth=costs.units, more=slow)
     least = {name: _least(curve, keep[name]) for name, curve in curves.items()}
-    while sum(kept.values()) > total:
-        able = [name for name in curves if _below(kept[name], multiple) >= least[name]]
+    total = sum(keep[name] for name in curves)
+    worth = _worth(costs, {name: curve.units for name, curve in curves.items()})
+
+    def too_many() -> bool:
+        return sum(kept.values()) - total > multiple / 2
+
+    _take(curves, kept, least, multiple=multiple, worth=worth, more=too_many)
+    return dict(keep) | kept
+
+
+def _take(
+    curves: Mapping[str, DamageCurve],
+    kept: dict[str, int],
+    least: Mapping[str, float],
+    *,
+    multiple: int,
+    worth: Mapping[str, float],
+    more: Callable[[], bool],
+) -> None:
+    """Take the step of least damage for what it is worth, again and again; changes `kept`."""
+
+    def price(name: str) -> float:
+        return _price(curves[name], kept[name], multiple) / worth[name]
+
+    while more():
+        able = [
+            name
+            for name in curves
+            if worth[name] > 0 and _below(kept[name], multiple) >= least[name]
+        ]
         if not able:
             break
-        cheapest = min(able, key=lambda name: _price(curves[name], kept[name], multiple))
+        cheapest = min(able, key=price)
         kept[cheapest] = _below(kept[cheapest], multiple)
-    return dict(keep) | kept
+
+
+def _worth(costs: Costs | None, units: Mapping[str, int]) -> dict[str, float]:
+    """What it is worth to be rid of a unit: part for its number, part for its time; mean 1."""
+    total = 0.0 if costs is None else sum(costs.units[name] * n for name, n in units.items())
+    if costs is None or total <= 0:
+        return dict.fromkeys(units, 1.0)
+    mean = total / sum(units.values())
+    return {name: 1 - _TIME_COUNTS + _TIME_COUNTS * costs.units[name] / mean for name in units}
 
 
 def _most(curve: DamageCurve, keep: int, multiple: int) -> int:
@@ -125,9 +266,11 @@ def _most(curve: DamageCurve, keep: int, multiple: int) -> int:
 
 def _least(curve: DamageCurve, keep: int) -> float:
     """The least that a group may keep."""
-    return max(
-        curve.units - (curve.units - keep) * (1 + _STRAY), curve.units * (1 - _MOST_REMOVED), 1
-    )
+    return max(curve.units - (curve.units - keep) * (1 + _STRAY), _fewest(curve))
+
+
+def _fewest(curve: DamageCurve) -> float:
+    return max(curve.units * (1 - _MOST_REMOVED), 1)
 
 
 def _below(kept: int, multiple: int) -> int:

@@ -29,9 +29,10 @@ from ._prune_weights import prune_head_weights, prune_weights, weight_steps
 from ._state import Classes, OnProgress, State
 from ._stream import Batches, SampleSource
 from ._watch import ROWS_PER_SAMPLE, Watched, watch
-from .allocation import DamageCurve, damage_curves, spread
+from .allocation import Answers, DamageCurve, damage_curves, spread
 from .artifact import Artifact
 from .calibrate import usable_bias
+from .costs import DEFAULT_RATES, Rates, network_costs
 from .errors import GuardRefused, NotEnoughSamples
 from .guard import GuardReport, distinctness, judge, too_uniform
 from .normalize import renormalize
@@ -46,7 +47,7 @@ from .profile import Profile
 from .scoring import unit_scores
 from .session import Session
 from .settings import Outcome, Report, Settings, Tried
-from .teach import fit_head, propagate
+from .teach import class_importance, fit_head, propagate, weighed_head
 
 __all__ = ["Outcome", "Report", "Settings", "personalize"]
 
@@ -55,6 +56,7 @@ _STEP_BYTES = 8_000_000  # of one node's tensors: larger batches gain nothing on
 _FEWEST = 10
 _ALLOCATION_SAMPLES = 64
 _LIGHT_BYTES = 20_000_000  # kept between layers: more saves little time, and light is to be light
+_ANSWERS = 8  # samples on which every group is pruned by itself
 _ALIKE = 1e-4
 _BALANCED = 0.3  # share of the classes that a user must meet before normalisation may be moved
 _MEETS_ALL = 0.8  # above this share the prior's deviations from uniform are estimation noise
@@ -77,6 +79,7 @@ def personalize(
     *,
     parent: int | None = None,
     earlier: ClassHistory | None = None,
+    rates: Rates = DEFAULT_RATES,
     on_progress: OnProgress = lambda _step, _share: None,
 ) -> Outcome:
     """Personalise a network to a stream of unlabelled samples.
@@ -93,6 +96,7 @@ def personalize(
         settings: how; None for the defaults.
         parent: the generation of the profile that this one follows, for the record.
         earlier: which classes the user met before, to be remembered with a fading weight.
+        rates: how fast this processor is, for what the time of a unit is worth.
         on_progress: called with the name of a step and the share of it that is done.
 
     Returns:
@@ -106,6 +110,7 @@ def personalize(
     started = time.perf_counter()
     artifact.info.require_classifier("personalising")
     state = _begin(artifact, source, settings or Settings(), on_progress)
+    state.rates = rates
     seen = _watch(state)
     state.stream = state.logits(seen.outputs)
     state.dense_on_held_out = state.logits(seen.held_outputs)
@@ -322,7 +327,7 @@ def _prune(state: State, seen: Watched, share: float) -> Pruned:
     groups = groups_in_scope(state.artifact, settings.scope)
     keep = keep_counts(groups, share, settings.channel_multiple)
     if settings.allocation == "damage" and settings.repair and settings.strength == "deep":
-        keep = _allocated(state, keep)
+        keep = _allocated(state, seen, keep, share)
     count = state.counter("pruning and repairing", len(keep))
     job = PruneJob(
         state.graph,
@@ -331,6 +336,7 @@ def _prune(state: State, seen: Watched, share: float) -> Pruned:
         keep,
         {name: best_units(state.scores[name], units) for name, units in keep.items()},
         choose_here=settings.criterion == "repair_aware",
+        judged=_judged(state),
         ridge=settings.ridge,
         budget_bytes=state.budget_bytes,
         threads=state.threads,
@@ -368,15 +374,35 @@ def _prune_weights(state: State, share: float) -> tuple[PruneJob, Pruned]:
     return job, prune_weights(job, share)
 
 
-def _allocated(state: State, keep: Mapping[str, int]) -> Mapping[str, int]:
+def _allocated(
+    state: State, seen: Watched, keep: Mapping[str, int], share: float
+) -> Mapping[str, int]:
+    """Units to keep where the damage is weighed against time; on average the share, unrounded."""
+    settings = state.settings
     if state.curves is None:
-        state.curves = _measured_curves(state, frozenset(keep))
+        state.curves = _measured_curves(state, seen, frozenset(keep))
     known = {name: curve for name, curve in state.curves.items() if name in keep}
-    return spread(known, keep, state.settings.channel_multiple)
+    exact = {name: round(curve.units * (1 - share)) for name, curve in known.items()}
+    exact |= {name: count for name, count in keep.items() if name not in known}
+    costs = network_costs(state.graph, state.rates)
+    return spread(known, exact, settings.channel_multiple, costs, settings.faster)
 
 
-def _measured_curves(state: State, groups: frozenset[str]) -> Mapping[str, DamageCurve]:
-    """Curves of the groups, from a share of the samples; they serve every sparsity."""
+def _measured_curves(
+    state: State, seen: Watched, groups: frozenset[str]
+) -> Mapping[str, DamageCurve]:
+    """Curves of the groups, from a share of the samples; they serve every sparsity.
+
+    What the head reads has few rows, one a sample, but is known of all of them. The samples whose
+    answers tell what matters are not among those that it is fitted on.
+    """
+    info, adapt = state.artifact.info, state.adapt
+    places = list(range(1, len(adapt), max(1, len(adapt) // _ANSWERS)))[:_ANSWERS]
+    known = {}
+    if info.head is not None and seen.features is not None:
+        others = np.delete(seen.features, places, axis=0)
+        known[info.operator_by_name[info.head].input] = others
+    taught = made_profile(state, Pruned(), state.classes, None).tensors(state.artifact)
     curves = damage_curves(
         state.graph,
         _some(state.adapt, _ALLOCATION_SAMPLES),
@@ -384,9 +410,26 @@ def _measured_curves(state: State, groups: frozenset[str]) -> Mapping[str, Damag
         groups,
         ridge=state.settings.ridge,
         threads=state.threads,
+        judged=_judged(state),
+        seen=known,
+        answers=Answers(
+            adapt.subset([adapt.indices[place] for place in places]),
+            state.teacher | dict(taught),
+            None if state.classes is None else class_importance(state.classes.prior),
+            state.budget_bytes,
+        ),
     )
     give_back(state.artifact.tensors.values())
     return curves
+
+
+def _judged(state: State) -> dict[str, FloatArray]:
+    """The teacher's tensors, with the head as this user will need it."""
+    classes, info = state.classes, state.artifact.info
+    if classes is None or info.head is None:
+        return state.teacher
+    operator = info.operator_by_name[info.head]
+    return weighed_head(state.teacher, operator, classes.head, classes.prior)
 
 
 def _some(batches: Batches, count: int) -> Batches:

@@ -24,6 +24,7 @@ _NOTHING = type(None)
 _KINDS: dict[str, tuple[type, ...]] = {
     "sparsity": (int, float, _NOTHING),
     "ridge": (int, float),
+    "faster": (int, float, _NOTHING),
     "holdout": (int, float),
     "min_agreement": (int, float, _NOTHING),
     "min_change": (int, float),
@@ -55,6 +56,8 @@ class Settings:
         criterion: how units are scored: see `edgeprune.runtime.scoring`.
         allocation: every group gives up the same share of its units (``uniform``), or more where
             the repair can make good for them (``damage``, with strength ``deep``).
+        faster: with ``damage``, prune beyond the sparsity, where time is saved at the least loss,
+            until the compacted network is estimated to be so many times as fast as the dense one.
         normalization: re-estimate normalisation on the user's data: always, never, or where a
             label-free comparison says that it helps.
         prior: learn which classes the user meets by spreading soft labels over the user's stream
@@ -90,13 +93,14 @@ class Settings:
     scope: Scope = "hidden"
     criterion: Criterion = "repair_aware"
     allocation: Literal["damage", "uniform"] = "damage"
+    faster: float | None = None
     normalization: Literal["auto", "on", "off"] = "auto"
     prior: Literal["graph", "em", "off"] = "graph"
     calibrate: bool = True
     order: Literal["auto", "off"] = "auto"
     light_repair: Literal["walk", "one_pass"] = "walk"
     repair: bool = True
-    channel_multiple: int = 8
+    channel_multiple: int = 16
     ridge: float = 0.1
     max_samples: int = 1000
     holdout: float = 0.2
@@ -115,6 +119,7 @@ class Settings:
             or (self.granularity == "weight" and self.strength == "deep" and self.repair),
             "scope": self.scope in ("hidden", "all"),
             "criterion": self.criterion in CRITERIA,
+            "faster": self.faster is None or 1.0 <= self.faster <= 100.0,
             "allocation": self.allocation in ("damage", "uniform"),
             "normalization": self.normalization in ("auto", "on", "off"),
             "prior": self.prior in ("graph", "em", "off"),

@@ -8,14 +8,25 @@ that the pruned network spreads itself are much worse.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ._external import FloatArray
+from .artifact import Operator
 from .prior import log_softmax, softmax
 
-__all__ = ["HeadUpdate", "fit_head", "neighbours", "propagate"]
+__all__ = [
+    "HeadUpdate",
+    "class_importance",
+    "fit_head",
+    "neighbours",
+    "propagate",
+    "taught_head",
+    "weighed_head",
+]
 
 Float64 = NDArray[np.float64]
 _ROUNDS = 30
@@ -24,6 +35,7 @@ _LEAST_SHARE = 1e-6
 _MOST_NEIGHBOURS = 10
 _LOUDEST = 20.0
 _HEARD_OUT = 80  # samples, from which on the head is taught in full
+_LEAST = 1e-2  # a class that the user does not meet counts as a hundredth of a fair share
 _SAMPLES_PER_NEIGHBOUR = 20  # a short stream holds few samples of a class: fewer neighbours
 
 
@@ -108,3 +120,36 @@ def fit_head(
     dual = np.linalg.solve(kernel + damping * np.eye(len(kernel)), labels - labels.mean(0))
     weight = scale * (dual.T @ centred)
     return HeadUpdate(weight, -weight @ mean)
+
+
+def class_importance(prior: NDArray[np.floating]) -> Float64:
+    """What an error of each class's logit weighs for this user: 1 where all are met alike."""
+    return np.sqrt(np.maximum(prior * len(prior), _LEAST))
+
+
+def taught_head(
+    tensors: Mapping[str, FloatArray], operator: Operator, update: HeadUpdate
+) -> dict[str, FloatArray]:
+    """All external tensors, with the head's weight and shift as the update makes them."""
+    gain = tensors[operator.gain].astype(np.float64)
+    added = update.weight / gain[:, None]
+    weight = tensors[operator.weight] + (added if operator.out_axis == 0 else added.T)
+    shift = tensors[operator.shift] + update.bias
+    taught = {operator.weight: weight, operator.shift: shift}
+    return dict(tensors) | {name: value.astype(np.float32) for name, value in taught.items()}
+
+
+def weighed_head(
+    tensors: Mapping[str, FloatArray],
+    operator: Operator,
+    update: HeadUpdate | None,
+    prior: NDArray[np.floating],
+) -> dict[str, FloatArray]:
+    """External tensors to judge the head's inputs by: as taught, each class as it is met.
+
+    What tells apart classes that the user never meets is not worth keeping (as in CAP'NN, Hemmat
+    et al. 2020, and NuWa, arXiv 2504.03118, with the user's own estimated mixture).
+    """
+    taught = dict(tensors) if update is None else taught_head(tensors, operator, update)
+    gain = taught[operator.gain] * class_importance(prior)
+    return taught | {operator.gain: gain.astype(np.float32)}

@@ -85,6 +85,7 @@ def _outcome(
 
 
 def _personalize(request: dict[str, Any], samples: _Samples, messages: TextIO) -> dict[str, Any]:
+    from .._board import rates
     from ..runtime.artifact import Artifact
     from ..runtime.errors import ProfileError
     from ..runtime.personalize import personalize
@@ -104,6 +105,7 @@ def _personalize(request: dict[str, Any], samples: _Samples, messages: TextIO) -
         samples,
         Settings(**request["settings"]),
         earlier=earlier,
+        rates=rates(),
         on_progress=lambda step, share: _say(messages, {"step": step, "share": share}),
     )
     reference = _reference(artifact, samples)

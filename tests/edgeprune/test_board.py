@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import astuple, replace
 
+import numpy as np
 import pytest
 
 from edgeprune import _board
 from edgeprune._board import MULTIPLES, Board, best_multiple, calibrate, load_board, save_board
+from edgeprune._board_rates import CHAINS, Chain, fit_rates
 from edgeprune._demo import demo_model
 from edgeprune._machine import describe_machine
 from edgeprune._timing import Limits, Ratio
+from edgeprune.runtime._ort import make_session
+from edgeprune.runtime._ort import run as run_session
+from edgeprune.runtime.costs import DEFAULT_RATES, Rates
 from edgeprune.runtime.errors import ProfileError
 
 MODEL = demo_model()
@@ -31,6 +36,7 @@ def board(home) -> Board:
         1,
         4,
         dict.fromkeys(MULTIPLES, 1.0),
+        Rates(0.25, 0.5, 0.125, 500.0),
         "2026-01-01T00:00:00+00:00",
     )
 
@@ -40,6 +46,7 @@ def test_every_multiple_is_measured():
     assert set(found.ratios) == set(MULTIPLES)
     assert found.channel_multiple in MULTIPLES
     assert all(ratio > 0 for ratio in found.ratios.values())
+    assert found.rates.usable
     assert found.fits(describe_machine())
 
 
@@ -71,6 +78,7 @@ def test_a_board_is_remembered(board):
     assert path.stat().st_mode & 0o777 == 0o600
     assert load_board() == board
     assert _board.channel_multiple() == 4
+    assert _board.rates() == Rates(0.25, 0.5, 0.125, 500.0)
 
 
 def test_what_was_measured_elsewhere_does_not_count(board):
@@ -85,10 +93,12 @@ def test_what_was_measured_elsewhere_does_not_count(board):
     "damage",
     [
         lambda text: text[:40],
-        lambda text: text.replace('"edgeprune_board": 1', '"edgeprune_board": 2'),
+        lambda text: text.replace('"edgeprune_board": 2', '"edgeprune_board": 1'),
         lambda text: text.replace('"channel_multiple": 4', '"channel_multiple": 5'),
         lambda text: json.dumps([text]),
         lambda text: text.replace('"ratios"', '"other"'),
+        lambda text: text.replace('"per_mac": 0.25', '"per_mac": -0.25'),
+        lambda text: text.replace('"per_mac": 0.25', '"per_mac": NaN'),
     ],
 )
 def test_a_damaged_file_does_not_count(board, damage):
@@ -96,6 +106,7 @@ def test_a_damaged_file_does_not_count(board, damage):
     path.write_text(damage(path.read_text()))
     assert load_board() is None
     assert _board.channel_multiple(8) == 8
+    assert _board.rates() == DEFAULT_RATES
 
 
 def test_a_folder_that_cannot_be_written_is_told(board, monkeypatch, tmp_path):
@@ -122,3 +133,30 @@ def test_commands_use_what_was_measured(board, run, tmp_path):
     assert done.exit_code == 0, done.output
     for group in json.loads(run(*words[:2], *words[3:]).stdout)["groups"]:
         assert group["kept"] % 4 == 0
+
+
+def test_rates_are_found_again():
+    works = [chain.work() for chain in CHAINS]
+    true = np.array([0.02, 0.05, 0.3, 4000.0])
+    found = fit_rates(works, [float(work @ true) for work in works])
+    assert list(astuple(found)) == pytest.approx(true)
+
+
+def test_no_rate_is_negative():
+    works = [chain.work() for chain in CHAINS]
+    times = [float(work[0]) * (1.5 if place % 2 else 0.7) for place, work in enumerate(works)]
+    found = fit_rates(works, times)
+    assert found.usable
+
+
+def test_a_chain_does_the_work_that_it_says():
+    chain = Chain((4, 8, 2), 5)
+    assert chain.work().tolist() == [25 * (32 + 16), 4 * 25 * (4 + 8 + 8 + 2), 4 * (32 + 16), 2]
+    assert Chain((6, 6), 2, kernel=3, depthwise=True).work()[0] == 4 * 6 * 9
+    session = make_session(chain.model())
+    assert run_session(session, None, {"x": np.ones((1, 4, 5, 5), np.float32)})[0].shape == (
+        1,
+        2,
+        5,
+        5,
+    )
