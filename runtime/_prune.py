@@ -32,7 +32,7 @@ Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]
 # Positions of one sample are alike: more of them cost and teach little.
 _ROWS_FOR_WEIGHTS = 32  # twice as many gave the same agreement on development users
-_ROWS_PER_UNIT = 20  # a layer of few units has seen enough long before the samples are through
+_ROWS_PER_UNIT = 40  # a layer of few units has seen enough before the samples are through
 
 
 @dataclass(frozen=True)
