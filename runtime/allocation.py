@@ -31,7 +31,7 @@ from .statistics import CrossMoments, rows
 __all__ = ["Answers", "DamageCurve", "damage_curves", "spread"]
 
 _ROWS_PER_SAMPLE = 32
-_STEPS = 32
+_STEPS = 16
 _STRAY = 0.7  # a group loses between 0.3 and 1.7 times the uniform share
 _MOST_REMOVED = 0.9  # and never more than this share of its units
 _TIME_COUNTS = 0.75  # of what a unit is worth; the rest is for its number
@@ -114,7 +114,7 @@ def damage_curves(
         if answers is not None:
             mixing = fit_mixing(mine, kept, ridge)
             changed = repaired_tensors(answers.tensors, site, mixing)
-            probes.append(Probe(site, curve.at(np.count_nonzero(~kept)), changed))
+            probes.append(Probe(site, curve.at(int(np.count_nonzero(~kept))), changed))
     if answers is None:
         return curves
     return _scaled(curves, probes, answers.damage(graph, probes, threads))

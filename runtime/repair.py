@@ -109,11 +109,15 @@ def mixed_weight(
 def outgoing_weights(
     tensors: Mapping[str, NDArray[np.float32]], operators: Sequence[Operator]
 ) -> Float64:
-    """Consumers' weights with their gains, stacked: float64 ``(outputs × taps, in_channels)``."""
+    """Consumers' weights with their gains, stacked: float64 ``(outputs × taps, in_channels)``.
+
+    Outputs whose gain is 0 are left out: they cost time and add nothing to any error.
+    """
     stacked = []
     for operator in operators:
-        matrix = weight_matrix(tensors[operator.weight], operator)
-        matrix = matrix * tensors[operator.gain].astype(np.float64)[:, None, None]
+        gain = tensors[operator.gain].astype(np.float64)
+        matrix = weight_matrix(tensors[operator.weight], operator)[gain != 0]
+        matrix = matrix * gain[gain != 0, None, None]
         stacked.append(matrix.transpose(0, 2, 1).reshape(-1, matrix.shape[1]))
     return np.concatenate(stacked)
 

@@ -124,7 +124,7 @@ def fit_head(
 
 def class_importance(prior: NDArray[np.floating]) -> Float64:
     """What an error of each class's logit weighs for this user: 1 where all are met alike."""
-    return np.sqrt(np.maximum(prior * len(prior), _LEAST))
+    return np.asarray(np.sqrt(np.maximum(prior * len(prior), _LEAST)), np.float64)
 
 
 def taught_head(
@@ -147,9 +147,11 @@ def weighed_head(
 ) -> dict[str, FloatArray]:
     """External tensors to judge the head's inputs by: as taught, each class as it is met.
 
-    What tells apart classes that the user never meets is not worth keeping (as in CAP'NN, Hemmat
-    et al. 2020, and NuWa, arXiv 2504.03118, with the user's own estimated mixture).
+    What tells apart classes that the user never meets is not worth keeping (as in CAP'NN, Hemmat et
+    al. 2020, and NuWa, arXiv 2504.03118, with the user's own estimated mixture); their gain is 0.
     """
     taught = dict(tensors) if update is None else taught_head(tensors, operator, update)
-    gain = taught[operator.gain] * class_importance(prior)
+    importance = class_importance(prior)
+    met = importance > class_importance(np.zeros(1))[0]
+    gain = taught[operator.gain] * np.where(met, importance, 0.0)
     return taught | {operator.gain: gain.astype(np.float32)}

@@ -15,7 +15,8 @@ from edgeprune.runtime._plan import find_sites, read_at_one_site
 from edgeprune.runtime._stream import Batches
 from edgeprune.runtime.allocation import Answers, DamageCurve, damage_curves, spread
 from edgeprune.runtime.costs import Costs
-from edgeprune.runtime.repair import Mixing
+from edgeprune.runtime.repair import Mixing, outgoing_weights
+from edgeprune.runtime.teach import HeadUpdate, taught_head, weighed_head
 
 FAST = settings(max_examples=50, deadline=None)
 
@@ -211,6 +212,30 @@ def test_a_class_that_is_never_met_does_not_count(digits, demo):
 
     assert damage(None) > 0.01
     assert damage(rest) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_head_is_judged_by_the_classes_that_are_met(digits):
+    tensors = teacher(digits)
+    head = digits.info.operator_by_name[digits.info.head]
+    prior = np.r_[0.6, 0.4, np.zeros(head.out_channels - 2)]
+    judged = weighed_head(tensors, head, None, prior)
+    outgoing, all_of_it = outgoing_weights(judged, [head]), outgoing_weights(tensors, [head])
+    assert outgoing.shape == (2, head.in_channels)
+    assert outgoing[0] == pytest.approx(all_of_it[0] * np.sqrt(0.6 * head.out_channels), rel=1e-5)
+    alike = np.full(head.out_channels, 1 / head.out_channels)
+    same = outgoing_weights(weighed_head(tensors, head, None, alike), [head])
+    assert same == pytest.approx(all_of_it, rel=1e-5)
+
+
+def test_the_head_is_judged_as_it_is_taught(digits):
+    tensors = teacher(digits)
+    head = digits.info.operator_by_name[digits.info.head]
+    shape = (head.out_channels, head.in_channels)
+    update = HeadUpdate(np.full(shape, 0.5), np.arange(float(head.out_channels)))
+    taught = taught_head(tensors, head, update)
+    before, after = (outgoing_weights(t, [head]) for t in (tensors, taught))
+    assert after - before == pytest.approx(np.full(shape, 0.5), abs=1e-5)
+    assert taught[head.shift] - tensors[head.shift] == pytest.approx(update.bias)
 
 
 def test_groups_that_are_read_twice_have_no_curve(residual, pictures):
