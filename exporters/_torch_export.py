@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from ..runtime.errors import ExportError, MissingExtra
+from ._opset import standard_opset
 from ._source import check_size
 
 if TYPE_CHECKING:
@@ -173,6 +174,11 @@ def to_onnx(
                 f"batch size, without control flow on values? Otherwise try {other}. "
                 "Nothing was written."
             ) from error
+    if (written := standard_opset(model)) != opset:
+        raise ExportError(
+            f"PyTorch wrote operator set {written} where {opset} was asked for, which it does not "
+            "know. Choose an older one (--opset 20); nothing was written."
+        )
     if len(model.graph.input) != len(examples):
         raise ExportError(
             f"the network is given {len(examples)} inputs, of which {len(model.graph.input)} have "

@@ -90,17 +90,46 @@ def folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("resnet50")
     assert "resnet50" in block("factory")
-    with seeded(0):
-        factory, net = made()
-        pretend_trained(net, torch.randn(4, 3, 224, 224))
-    (folder / "nets.py").write_text(factory)
-    print(f"\n{type(net).__module__}.{type(net).__name__}")
-    torch.save(net.state_dict(), folder / "resnet50.pth")
     (folder / "labels.txt").write_text("\n".join(f"class {number}" for number in range(1000)))
     (folder / "pictures").mkdir()
     for file in sorted((data / "imagenet-sample").glob("*.JPEG"))[::25]:
         (folder / "pictures" / file.name).symlink_to(file)
+    seen = pictures_in(folder / "pictures")
+    with seeded(0):
+        factory, net = made()
+        tell_apart(pretend_trained(net, seen[:8]), seen)
+    (folder / "nets.py").write_text(factory)
+    print(f"\n{type(net).__module__}.{type(net).__name__}")
+    torch.save(net.state_dict(), folder / "resnet50.pth")
     return folder
+
+
+def pictures_in(folder: Path) -> Any:
+    """The pictures as the network takes them."""
+    import numpy as np
+    import torch
+
+    from edgeprune._presets import find_preprocess
+    from edgeprune.devices import open_folder, preprocess_from_dict
+
+    found = open_folder(folder, preprocess_from_dict(find_preprocess("imagenet")))
+    return torch.from_numpy(np.stack([found[place].array for place in range(len(found))]))
+
+
+def tell_apart(net: Any, pictures: Any) -> None:
+    """Let the head of random weights answer different pictures differently, and for certain.
+
+    As drawn it gives nearly the same answer to all of them, which `personalize` rightly refuses.
+    """
+    import torch
+
+    with torch.inference_mode():
+        logits = net(pictures)
+    with torch.no_grad():
+        mean = logits.mean(0)
+        scale = 10 / (logits - mean).std()
+        net.fc.bias.sub_(mean).mul_(scale)
+        net.fc.weight.mul_(scale)
 
 
 @pytest.fixture(scope="module")
