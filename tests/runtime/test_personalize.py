@@ -147,10 +147,9 @@ def test_kept_units_are_rounded_for_the_board(digits, demo, deep, light):
 
 def test_only_hidden_groups_lose_units_unless_told(residual, pictures):
     kinds = {group.name: group.kind for group in residual.info.prunable}
+    fine = Settings(min_agreement=0.0, threads=1, channel_multiple=8)  # its groups have 16 units
     masks = {
-        scope: personalize(
-            residual, pictures, Settings(scope=scope, min_agreement=0.0, threads=1)
-        ).profile.masks
+        scope: personalize(residual, pictures, dataclasses.replace(fine, scope=scope)).profile.masks
         for scope in ("hidden", "all")
     }
     assert {kinds[name] for name in masks["hidden"]} == {"hidden"}
