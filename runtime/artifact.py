@@ -72,10 +72,18 @@ class Artifact:
 
     @cached_property
     def model(self) -> Any:
-        """The parsed ``onnx.ModelProto``, without external data. Do not change it: copy it."""
-        import onnx
+        """The parsed ``onnx.ModelProto``, without external data. Do not change it: copy it.
 
-        return onnx.load_from_string(self.graph)
+        Raises:
+            ArtifactError: it is damaged where opening it does not look.
+        """
+        import onnx
+        from google.protobuf.message import DecodeError
+
+        try:
+            return onnx.load_from_string(self.graph)
+        except DecodeError as error:
+            raise ArtifactError(f"{self.path} is damaged. Export the model again.") from error
 
     @cached_property
     def tensors(self) -> Mapping[str, FloatArray]:
