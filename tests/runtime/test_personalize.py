@@ -149,7 +149,9 @@ def test_only_hidden_groups_lose_units_unless_told(residual, pictures):
     kinds = {group.name: group.kind for group in residual.info.prunable}
     masks = {
         scope: personalize(
-            residual, pictures, Settings(scope=scope, min_agreement=0.0, threads=1)
+            residual,
+            pictures,
+            Settings(scope=scope, min_agreement=0.0, threads=1, channel_multiple=4),
         ).profile.masks
         for scope in ("hidden", "all")
     }
