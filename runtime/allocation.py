@@ -32,7 +32,8 @@ __all__ = ["Answers", "DamageCurve", "damage_curves", "spread"]
 
 _ROWS_PER_SAMPLE = 32
 _STEPS = 16
-_STRAY = 0.7  # a group loses between 0.3 and 1.7 times the uniform share
+_STRAY = 0.5  # a group loses at least half of the uniform share of its units
+_LEAST_KEPT = 0.6  # of what it would keep under the uniform share: speech networks fell below it
 _MOST_REMOVED = 0.9  # and never more than this share of its units
 _TIME_COUNTS = 0.75  # of what a unit is worth; the rest is for its number
 _USUAL = 0.6  # share of the units at which answers are measured
@@ -266,7 +267,7 @@ def _most(curve: DamageCurve, keep: int, multiple: int) -> int:
 
 def _least(curve: DamageCurve, keep: int) -> float:
     """The least that a group may keep."""
-    return max(curve.units - (curve.units - keep) * (1 + _STRAY), _fewest(curve))
+    return max(keep * _LEAST_KEPT, _fewest(curve))
 
 
 def _fewest(curve: DamageCurve) -> float:
