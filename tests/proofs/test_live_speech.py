@@ -3,7 +3,8 @@
 Two services listen to the same microphone: one learns, one answers as the network was trained. Each
 answer is given before anything is learnt from it, so the last third is an honest test.
 EDGEPRUNE_LIVE_WORDS=150 shortens the streams: for latencies on a computer that can be kept quiet
-for a few minutes only.
+for a few minutes only. EDGEPRUNE_LIVE_SPARSITY=0.5 is what `run --sparsity` says; without it,
+learning goes as far as the guard allows.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 RATE = 8000
 GAP_S = 0.7
+SPARSITY = os.environ.get("EDGEPRUNE_LIVE_SPARSITY")
 MOST_WORDS = int(os.environ.get("EDGEPRUNE_LIVE_WORDS", "100000"))
 HISS_LSB = 3.0
 MOST_HELD_UP_S = 0.3  # a word's answer is looked for until 0.6 s after its end
@@ -88,7 +90,8 @@ def listen(
     """Play the takes to both services; print what came of it, and return the gain."""
     words = stream(home / "stream.wav", takes[:MOST_WORDS])
     common = (model, "--source", "mic:pulse", "--wait")
-    learner = run(*common, "--profile", "voice", "--name", "learner", "--events",
+    chosen = () if SPARSITY is None else ("--sparsity", SPARSITY)
+    learner = run(*common, *chosen, "--profile", "voice", "--name", "learner", "--events",
                   environment=pulse.environment)  # fmt: skip
     dense = run(*common, "--profile", "dense", "--name", "dense", "--no-learn",
                 environment=pulse.environment)  # fmt: skip
