@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from edgeprune.runtime._ort import make_session, run
+from edgeprune.runtime.errors import InputError
 
 from .assembly import ROLES, Frame, Step, build_model
 from .builder import VOCABULARY
@@ -89,7 +90,15 @@ def is_lively(model: onnx.ModelProto) -> bool:
     """
     feeds = {name: _with_noise(value) for name, value in inputs_for(model, 6, 0).items()}
     session = make_session(model.SerializeToString())
-    return all(_differs(result) for result in run(session, None, feeds))
+    try:
+        return all(_differs(result) for result in run(session, None, feeds))
+    except InputError as error:
+        # A bug of ONNX Runtime 1.32: where it moves a Transpose behind a Pad that names its axes,
+        # the Gather that it puts there reads amounts that are not given. No node of ours is called
+        # so; whatever else fails is an error of the generator.
+        if "node. Name:'Gather'" in str(error):
+            return False
+        raise
 
 
 def _with_noise(samples: NDArray[Any]) -> NDArray[Any]:
