@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ._plan import Scope
 from .errors import InputError
-from .guard import LEAST_CHANGE, GuardReport
+from .guard import LEAST_CHANGE, GuardReport, estimated_change
 from .profile import Profile, Sparsity
 from .scoring import CRITERIA, Criterion
 
@@ -19,6 +19,7 @@ Granularity = Literal["unit", "weight"]
 # Without new weights a network bears less: docs/method.md.
 _SPARSITY = {"deep": 0.5, "light": 0.2}
 _TO_TRY = {"deep": (0.7, 0.5, 0.3, 0.0), "light": (0.3, 0.2, 0.1, 0.0)}
+_SHARE_OF_GAIN = 0.7  # at half of it development speakers lost 5 points; at 0.9 little was pruned
 _LEAST_OF_SEVERAL = 0.02  # both development speakers who lost by 20 samples were below it
 _NOTHING = type(None)
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -163,7 +164,8 @@ class Settings:
         """Why these settings forbid an outcome, in a sentence; None if they allow it.
 
         Where several sparsities are tried, the highest that passes is likely to be one that the
-        estimate flatters, so what is pruned has to pass by more.
+        estimate flatters, so what is pruned has to pass by more, and to leave most of what all
+        units would gain.
 
         Args:
             guard: the comparison.
@@ -171,7 +173,8 @@ class Settings:
         """
         least = self.min_change
         if self.sparsity is None and sparsity > 0:
-            least = max(least, _LEAST_OF_SEVERAL)
+            gain = estimated_change(guard.learnt, 0.0)
+            least = max(least, _LEAST_OF_SEVERAL, _SHARE_OF_GAIN * gain)
         return guard.objection(least, self.min_agreement)
 
 

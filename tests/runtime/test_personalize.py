@@ -114,7 +114,14 @@ def test_every_criterion_takes_the_same_share(digits, demo, quick, criterion):
 
 def test_the_seed_is_for_random_units(digits, demo):
     def masks(seed: int) -> Any:
-        chosen = Settings(criterion="random", seed=seed, strength="light", **QUICK)
+        chosen = Settings(
+            sparsity=0.2,
+            min_agreement=0.0,
+            criterion="random",
+            seed=seed,
+            strength="light",
+            **QUICK,
+        )
         return personalize(digits, demo.adapt, chosen).profile.masks
 
     first, again, other = masks(1), masks(1), masks(2)
@@ -139,7 +146,7 @@ def test_the_share_is_the_one_asked_for(residual, pictures, allocation, sparsity
 def test_kept_units_are_rounded_for_the_board(digits, demo, deep, light):
     for outcome in (deep, light):
         assert all(mask.sum() % 8 == 0 for mask in outcome.profile.masks.values())
-    coarse = Settings(**QUICK | {"channel_multiple": 32})
+    coarse = Settings(sparsity=0.5, **QUICK | {"channel_multiple": 32})
     masks = personalize(digits, demo.adapt, coarse).profile.masks
     assert masks
     assert all(mask.sum() % 32 == 0 for mask in masks.values())
@@ -304,7 +311,7 @@ def test_a_network_that_ends_in_a_softmax(make_residual, pictures):
 
 def test_progress_rises_step_by_step_to_its_end(digits, demo):
     told: list[tuple[str, float]] = []
-    chosen = Settings(normalization="on", **QUICK)
+    chosen = Settings(sparsity=0.5, normalization="on", **QUICK)
     personalize(digits, demo.adapt, chosen, on_progress=lambda *step: told.append(step))
     assert list(dict.fromkeys(step for step, _ in told)) == STEPS
     for step in STEPS:

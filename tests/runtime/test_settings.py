@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeprune.runtime.errors import InputError
+from edgeprune.runtime.guard import GuardReport, estimated_change
 from edgeprune.runtime.settings import Settings
 
 BAD: dict[str, Any] = {
@@ -110,3 +112,21 @@ def test_the_usual_sparsity_depends_on_the_strength():
     assert Settings().target_sparsity == 0.5
     assert Settings(strength="light").target_sparsity == 0.2
     assert Settings(strength="light", sparsity=0.6).target_sparsity == 0.6
+
+
+def _judged(learnt: float, lost: float) -> GuardReport:
+    score = estimated_change(learnt, lost)
+    return GuardReport(50, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0, learnt, lost, score)
+
+
+def test_a_search_has_to_leave_most_of_the_gain():
+    searching, asked = Settings(), Settings(sparsity=0.7)
+    gain = estimated_change(0.5, 0.0)
+    for share in (0.9, 0.75, 0.65, 0.3):
+        lost = next(
+            lost for lost in np.linspace(0, 0.8, 2000) if estimated_change(0.5, lost) < share * gain
+        )
+        guard = _judged(0.5, float(lost))
+        assert asked.objection_to(guard, 0.7) is None
+        assert (searching.objection_to(guard, 0.7) is None) == (share > 0.7)
+    assert searching.objection_to(_judged(0.5, 0.0), 0.0) is None
