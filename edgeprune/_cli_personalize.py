@@ -141,6 +141,13 @@ def _named(profile: str) -> list[str]:
     return [] if profile == "default" else ["--profile", profile]
 
 
+def _speed(report: ProfileReport) -> list[tuple[str, str]]:
+    if report.speed is None:
+        return []
+    told = f"about {report.speed:.1f} times the dense network's, once compacted: `compact` measures"
+    return [("estimated speed", told)]
+
+
 def report_rows(report: ProfileReport) -> list[tuple[str, str]]:
     """The report, line by line."""
     removed, guard = report.sparsity, report.guard
@@ -159,6 +166,7 @@ def report_rows(report: ProfileReport) -> list[tuple[str, str]]:
         ),
         ("weights", f"{percent(removed.weights)} masked away ({count(removed.weights_removed)})"),
         ("multiply-adds", f"{percent(removed.macs)} masked away ({count(removed.macs_removed)})"),
+        *_speed(report),
         ("estimated change", f"{guard.score:+.1%} of the samples right, without labels"),
         ("sparsities tried", f"{tried}; the last was taken"),
         (

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ._allocate import allocated, estimated_speed, judged
 from ._external import FloatArray
 from ._graph import Graph
 from ._light import prune_at_once
@@ -29,10 +30,9 @@ from ._prune_weights import prune_head_weights, prune_weights, weight_steps
 from ._state import Classes, OnProgress, State
 from ._stream import Batches, SampleSource
 from ._watch import ROWS_PER_SAMPLE, Watched, watch
-from .allocation import Answers, DamageCurve, damage_curves, spread
 from .artifact import Artifact
 from .calibrate import usable_bias
-from .costs import DEFAULT_RATES, Rates, network_costs
+from .costs import DEFAULT_RATES, Rates
 from .errors import GuardRefused, NotEnoughSamples
 from .guard import GuardReport, distinctness, judge, too_uniform
 from .normalize import renormalize
@@ -47,16 +47,14 @@ from .profile import Profile
 from .scoring import unit_scores
 from .session import Session
 from .settings import Outcome, Report, Settings, Tried
-from .teach import class_importance, fit_head, propagate, weighed_head
+from .teach import fit_head, propagate
 
 __all__ = ["Outcome", "Report", "Settings", "personalize"]
 
 _LARGEST_BATCH = 8
 _STEP_BYTES = 8_000_000  # of one node's tensors: larger batches gain nothing on a CPU
 _FEWEST = 10
-_ALLOCATION_SAMPLES = 64
 _LIGHT_BYTES = 20_000_000  # kept between layers: more saves little time, and light is to be light
-_ANSWERS = 8  # samples on which every group is pruned by itself
 _ALIKE = 1e-4
 _BALANCED = 0.3  # share of the classes that a user must meet before normalisation may be moved
 _MEETS_ALL = 0.8  # above this share the prior's deviations from uniform are estimation noise
@@ -136,6 +134,7 @@ def personalize(
         sparsity=made.profile.sparsity(artifact),
         seconds=time.perf_counter() - started,
         tried=tried,
+        speed=None if state.settings.faster is None else estimated_speed(state, made.profile.masks),
     )
     return Outcome(replace(made.profile, report=report.to_dict()), report)
 
@@ -327,7 +326,7 @@ def _prune(state: State, seen: Watched, share: float) -> Pruned:
     groups = groups_in_scope(state.artifact, settings.scope)
     keep = keep_counts(groups, share, settings.channel_multiple)
     if settings.allocation == "damage" and settings.repair and settings.strength == "deep":
-        keep = _allocated(state, seen, keep, share)
+        keep = allocated(state, seen, keep, share)
     count = state.counter("pruning and repairing", len(keep))
     job = PruneJob(
         state.graph,
@@ -336,7 +335,7 @@ def _prune(state: State, seen: Watched, share: float) -> Pruned:
         keep,
         {name: best_units(state.scores[name], units) for name, units in keep.items()},
         choose_here=settings.criterion == "repair_aware",
-        judged=_judged(state),
+        judged=judged(state),
         ridge=settings.ridge,
         budget_bytes=state.budget_bytes,
         threads=state.threads,
@@ -372,69 +371,6 @@ def _prune_weights(state: State, share: float) -> tuple[PruneJob, Pruned]:
         on_layer=lambda: count(1),
     )
     return job, prune_weights(job, share)
-
-
-def _allocated(
-    state: State, seen: Watched, keep: Mapping[str, int], share: float
-) -> Mapping[str, int]:
-    """Units to keep where the damage is weighed against time; on average the share, unrounded."""
-    settings = state.settings
-    if state.curves is None:
-        state.curves = _measured_curves(state, seen, frozenset(keep))
-    known = {name: curve for name, curve in state.curves.items() if name in keep}
-    exact = {name: round(curve.units * (1 - share)) for name, curve in known.items()}
-    exact |= {name: count for name, count in keep.items() if name not in known}
-    costs = network_costs(state.graph, state.rates)
-    return spread(known, exact, settings.channel_multiple, costs, settings.faster)
-
-
-def _measured_curves(
-    state: State, seen: Watched, groups: frozenset[str]
-) -> Mapping[str, DamageCurve]:
-    """Curves of the groups, from a share of the samples; they serve every sparsity.
-
-    What the head reads has few rows, one a sample, but is known of all of them. The samples whose
-    answers tell what matters are not among those that it is fitted on.
-    """
-    info, adapt = state.artifact.info, state.adapt
-    places = list(range(1, len(adapt), max(1, len(adapt) // _ANSWERS)))[:_ANSWERS]
-    known = {}
-    if info.head is not None and seen.features is not None:
-        others = np.delete(seen.features, places, axis=0)
-        known[info.operator_by_name[info.head].input] = others
-    taught = made_profile(state, Pruned(), state.classes, None).tensors(state.artifact)
-    curves = damage_curves(
-        state.graph,
-        _some(state.adapt, _ALLOCATION_SAMPLES),
-        state.teacher,
-        groups,
-        ridge=state.settings.ridge,
-        threads=state.threads,
-        judged=_judged(state),
-        seen=known,
-        answers=Answers(
-            adapt.subset([adapt.indices[place] for place in places]),
-            state.teacher | dict(taught),
-            None if state.classes is None else class_importance(state.classes.prior),
-            state.budget_bytes,
-        ),
-    )
-    give_back(state.artifact.tensors.values())
-    return curves
-
-
-def _judged(state: State) -> dict[str, FloatArray]:
-    """The teacher's tensors, with the head as this user will need it."""
-    classes, info = state.classes, state.artifact.info
-    if classes is None or info.head is None:
-        return state.teacher
-    operator = info.operator_by_name[info.head]
-    return weighed_head(state.teacher, operator, classes.head, classes.prior)
-
-
-def _some(batches: Batches, count: int) -> Batches:
-    """At least `count` of the samples, evenly chosen, if there are so many."""
-    return batches.subset(batches.indices[:: max(1, len(batches) // count)])
 
 
 def _learn_classes(state: State, seen: Watched) -> Classes | None:

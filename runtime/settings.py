@@ -37,6 +37,10 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "threads": (int, _NOTHING),
     "seed": (int,),
 }
+_NEEDS = {
+    "granularity": ", or lacks strength deep and repair, which single weights need",
+    "faster": ", or lacks whole units, strength deep, repair and the allocation by damage",
+}
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", _NOTHING: "none"}
 
 
@@ -57,8 +61,9 @@ class Settings:
         criterion: how units are scored: see `edgeprune.runtime.scoring`.
         allocation: every group gives up the same share of its units (``uniform``), or more where
             the repair can make good for them (``damage``, with strength ``deep``).
-        faster: with ``damage``, prune beyond the sparsity, where time is saved at the least loss,
-            until the compacted network is estimated to be so many times as fast as the dense one.
+        faster: with ``damage`` and repair, prune beyond the sparsity, where time is saved at the
+            least loss, until the compacted network is estimated to be so many times as fast as the
+            dense one.
         normalization: re-estimate normalisation on the user's data: always, never, or where a
             label-free comparison says that it helps.
         prior: learn which classes the user meets by spreading soft labels over the user's stream
@@ -120,7 +125,7 @@ class Settings:
             or (self.granularity == "weight" and self.strength == "deep" and self.repair),
             "scope": self.scope in ("hidden", "all"),
             "criterion": self.criterion in CRITERIA,
-            "faster": self.faster is None or 1.0 <= self.faster <= 100.0,
+            "faster": self.faster is None or (1.0 <= self.faster <= 100.0 and self._by_damage),
             "allocation": self.allocation in ("damage", "uniform"),
             "normalization": self.normalization in ("auto", "on", "off"),
             "prior": self.prior in ("graph", "em", "off"),
@@ -139,8 +144,15 @@ class Settings:
         wrong = [name for name, fine in checks.items() if not fine]
         if wrong:
             raise InputError(
-                f"{wrong[0]} = {getattr(self, wrong[0])!r} is out of range. Nothing was changed."
+                f"{wrong[0]} = {getattr(self, wrong[0])!r} is out of range"
+                f"{_NEEDS.get(wrong[0], '')}. Nothing was changed."
             )
+
+    @property
+    def _by_damage(self) -> bool:
+        """Whether units are allocated by what their loss costs, which `faster` weighs with time."""
+        whole = self.granularity == "unit" and self.strength == "deep" and self.repair
+        return whole and self.allocation == "damage"
 
     def _check_types(self) -> None:
         """A number where a number belongs: what comes from JSON or a form may be anything."""
@@ -204,6 +216,8 @@ class Report:
         sparsity: what the masks remove.
         seconds: wall time.
         tried: the sparsities that were tried, in this order; the last one was allowed.
+        speed: with the setting ``faster``, how many times as fast as the dense network the
+            compacted one is estimated to be; less than was asked for where the groups give no more.
     """
 
     samples_seen: int
@@ -216,6 +230,7 @@ class Report:
     sparsity: Sparsity
     seconds: float
     tried: tuple[Tried, ...]
+    speed: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain JSON values."""

@@ -129,6 +129,17 @@ def test_the_seed_is_for_random_units(digits, demo):
     assert not all(np.array_equal(first[name], other[name]) for name in first)
 
 
+def test_faster_prunes_beyond_the_share_and_says_how_fast_it_should_be(digits, demo, deep):
+    chosen = Settings(
+        sparsity=0.5, faster=3.0, min_agreement=0.0, **QUICK | {"allocation": "damage"}
+    )
+    report = personalize(digits, demo.adapt, chosen).report
+    assert report.speed is not None
+    assert report.speed > 1.5
+    assert report.sparsity.macs > deep.report.sparsity.macs
+    assert deep.report.speed is None
+
+
 @pytest.mark.parametrize("allocation", ["damage", "uniform"])
 @pytest.mark.parametrize("sparsity", [0.3, 0.75])
 def test_the_share_is_the_one_asked_for(residual, pictures, allocation, sparsity):

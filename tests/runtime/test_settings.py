@@ -44,7 +44,7 @@ GOOD: dict[str, Any] = {
     "scope": st.sampled_from(["hidden", "all"]),
     "criterion": st.sampled_from(["repair_aware", "variance", "activation", "wanda", "random"]),
     "allocation": st.sampled_from(["damage", "uniform"]),
-    "faster": st.none() | st.floats(1, 100),
+    "faster": st.none(),  # or at least 1, but not with all of these
     "light_repair": st.sampled_from(["walk", "one_pass"]),
     "order": st.sampled_from(["auto", "off"]),
     "normalization": st.sampled_from(["auto", "on", "off"]),
@@ -130,3 +130,16 @@ def test_a_search_has_to_leave_most_of_the_gain():
         assert asked.objection_to(guard, 0.7) is None
         assert (searching.objection_to(guard, 0.7) is None) == (share > 0.7)
     assert searching.objection_to(_judged(0.5, 0.0), 0.0) is None
+
+
+@given(st.floats(1, 100))
+def test_faster_in_range_is_taken(faster):
+    assert Settings(faster=faster).faster == faster
+
+
+@pytest.mark.parametrize(
+    "other", [{"strength": "light"}, {"allocation": "uniform"}, {"repair": False}]
+)
+def test_faster_needs_an_allocation_by_damage(other):
+    with pytest.raises(InputError, match="faster"):
+        Settings(faster=2.0, **other)
