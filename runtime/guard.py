@@ -16,7 +16,9 @@ changed, and not who was the surer.
 None of that sees a stream from which the wrong thing was learnt, because the taught network errs
 along. So a stream has to say several different things: `distinctness`, the mutual information of
 sample and prediction as a share of what the dense network can tell. One class, noise, or a covered
-lens say one thing over and over.
+lens say one thing over and over. And what it says must not be one class for the most part:
+`dominance`. A short stream of that kind hardly shows the other classes, and what is learnt from it
+is that they are not met.
 """
 
 from __future__ import annotations
@@ -26,15 +28,18 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .prior import information, log_softmax
+from .prior import information, log_softmax, softmax
 
 __all__ = [
     "LEAST_CHANGE",
     "LEAST_DISTINCTNESS",
+    "MOST_DOMINANCE",
     "GuardReport",
     "distinctness",
+    "dominance",
     "estimated_change",
     "judge",
+    "too_dominated",
     "too_uniform",
 ]
 
@@ -43,6 +48,9 @@ LEARNT = 0.253
 LOST = 0.240
 LEAST_CHANGE = 0.006  # refuses 95 % of those who lose more than 2 points, among unseen users
 LEAST_DISTINCTNESS = 0.2  # every development stream of one class, noise or silence is below it
+
+_ENOUGH_OTHERS = 12
+MOST_DOMINANCE = 0.4  # seven tenths of one class are mostly above it, users of five classes below
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ class GuardReport:
         confidence_dense, confidence_personalized: mean probability of the named class, of the
             taught and of the personalised network.
         entropy_dense, entropy_personalized: their mean entropy in nats.
-        distinctness: of the samples that were learnt from; see `distinctness`.
+        distinctness, dominance: of the samples that were learnt from; see the functions.
         learnt: how far teaching moved the dense network's answers, 0 to 0.83.
         lost: how far pruning moved the taught network's answers, 0 to 0.83.
         score: estimated change of accuracy, as a share of the samples.
@@ -68,6 +76,7 @@ class GuardReport:
     entropy_dense: float
     entropy_personalized: float
     distinctness: float
+    dominance: float
     learnt: float
     lost: float
     score: float
@@ -85,7 +94,11 @@ class GuardReport:
         """
         if least_agreement is not None:
             return self._disagreement(least_agreement)
-        return too_uniform(self.distinctness) or self._loss(least_change)
+        return (
+            too_uniform(self.distinctness)
+            or too_dominated(self.dominance)
+            or self._loss(least_change)
+        )
 
     def _loss(self, least: float) -> str | None:
         if self.score >= least:
@@ -126,6 +139,33 @@ def too_uniform(share: float) -> str | None:
     )
 
 
+def dominance(logits: NDArray[np.floating]) -> float:
+    """How far one class outweighs the others in a short stream, 0 to 1.
+
+    The largest mean probability of a class, above an equal share: 0 where all classes are met
+    alike, 1 where only one is. Where a dozen samples show something else they are enough to
+    learn from, and it is 0 as well.
+
+    Args:
+        logits: ``(samples, classes)``.
+    """
+    fair = 1.0 / max(logits.shape[1], 2)
+    largest = float(softmax(logits).mean(0).max())
+    if len(logits) * (1.0 - largest) >= _ENOUGH_OTHERS:
+        return 0.0
+    return max(largest - fair, 0.0) / (1.0 - fair)
+
+
+def too_dominated(share: float) -> str | None:
+    """Why a stream of so much dominance cannot be learnt from; None if it can."""
+    if share <= MOST_DOMINANCE:
+        return None
+    return (
+        f"the samples are few and look like one class for the most part: by {share:.0%} of what "
+        f"there is above an equal share (limit {MOST_DOMINANCE:.0%})."
+    )
+
+
 def estimated_change(learnt: float, lost: float) -> float:
     """Estimated change of accuracy from what teaching and pruning did to the answers."""
     return BASE + LEARNT * learnt - LOST * lost
@@ -154,6 +194,7 @@ def judge(
         entropy_dense=_entropy(taught),
         entropy_personalized=_entropy(personalized),
         distinctness=distinctness(stream),
+        dominance=dominance(stream),
         learnt=learnt,
         lost=lost,
         score=estimated_change(learnt, lost),

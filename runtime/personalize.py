@@ -34,7 +34,7 @@ from .artifact import Artifact
 from .calibrate import usable_bias
 from .costs import DEFAULT_RATES, Rates
 from .errors import GuardRefused, NotEnoughSamples
-from .guard import GuardReport, distinctness, judge, too_uniform
+from .guard import GuardReport, distinctness, dominance, judge, too_dominated, too_uniform
 from .normalize import renormalize
 from .persistence import links_in_time
 from .prior import (
@@ -281,7 +281,7 @@ def _need_variety(outputs: FloatArray) -> None:
 
 def _need_information(state: State) -> None:
     """Refuse a stream that the guard would refuse whatever is made of it, before the work."""
-    why_not = too_uniform(distinctness(state.stream))
+    why_not = too_uniform(distinctness(state.stream)) or too_dominated(dominance(state.stream))
     if state.settings.min_agreement is None and why_not is not None:
         raise GuardRefused(f"{why_not} Nothing was changed. {_MORE_SAMPLES}")
 

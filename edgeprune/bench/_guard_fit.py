@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.guard import LEAST_CHANGE, LEAST_DISTINCTNESS, estimated_change
+from ..runtime.guard import LEAST_CHANGE, LEAST_DISTINCTNESS, MOST_DOMINANCE, estimated_change
 from ._cells import Cell
 from ._summary import HARM
 
@@ -51,6 +51,7 @@ class Judged:
     lost: float
     agreement: float
     change: float
+    dominance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def judged_cells(domain: str, cells: Sequence[Cell]) -> list[Judged]:
                 guard["lost"],
                 cell.agreement or 0.0,
                 cell.unguarded - dense[cell.key.user],
+                guard.get("dominance", 0.0),  # older results do not tell
             )
         )
     return found
@@ -103,9 +105,9 @@ def judged_cells(domain: str, cells: Sequence[Cell]) -> list[Judged]:
 def refit(cells: Sequence[Judged]) -> Fit:
     """Fit the constants by least squares; every domain counts by the root of its cells.
 
-    Streams that are refused as too uniform take no part: no estimate is made of them.
+    Streams that are refused for themselves take no part: no estimate is made of them.
     """
-    cells = [cell for cell in cells if cell.distinctness >= LEAST_DISTINCTNESS]
+    cells = [cell for cell in cells if not _one_sided(cell)]
     design, change = _design(cells), _changes(cells)
     count = {name: sum(c.domain == name for c in cells) for name in {c.domain for c in cells}}
     root = np.array([count[cell.domain] for cell in cells]) ** -0.25
@@ -133,14 +135,19 @@ def left_out(cells: Sequence[Judged]) -> Bool:
         for place, cell in enumerate(cells):
             if cell.user == user:
                 score = fit.base + fit.learnt * cell.learnt - fit.lost * cell.lost
-                refused[place] = cell.distinctness < LEAST_DISTINCTNESS or score < fit.limit
+                refused[place] = _one_sided(cell) or score < fit.limit
     return refused
 
 
 def as_shipped(cell: Judged) -> bool:
     """Whether the guard refuses it with its own constants."""
     score = estimated_change(cell.learnt, cell.lost)
-    return cell.distinctness < LEAST_DISTINCTNESS or score < LEAST_CHANGE
+    return _one_sided(cell) or score < LEAST_CHANGE
+
+
+def _one_sided(cell: Judged) -> bool:
+    """Whether the stream is refused whatever was made of it."""
+    return cell.distinctness < LEAST_DISTINCTNESS or cell.dominance > MOST_DOMINANCE
 
 
 def rates(cells: Sequence[Judged], refused: Bool) -> Rates:

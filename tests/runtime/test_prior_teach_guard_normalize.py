@@ -19,8 +19,10 @@ from edgeprune.runtime.artifact import Artifact, Operator, Reference
 from edgeprune.runtime.guard import (
     LEAST_CHANGE,
     LEAST_DISTINCTNESS,
+    dominance,
     estimated_change,
     judge,
+    too_dominated,
     too_uniform,
 )
 from edgeprune.runtime.normalize import corrected_gain_shift, renormalize
@@ -313,6 +315,28 @@ def test_a_stream_that_says_one_thing_is_objected_to_whatever_came_of_it():
     objection = judge(dense, sharpened, sharpened, uniform).objection(-1.0, None)
     assert objection is not None and "0% of what it can tell" in objection
     assert too_uniform(LEAST_DISTINCTNESS) is None
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+def test_a_short_stream_of_mostly_one_class_is_objected_to(classes):
+    def stream(one: int, others: int) -> np.ndarray:
+        labels = np.r_[np.zeros(one, int), 1 + np.arange(others) % (classes - 1)]
+        return (20 * np.eye(classes)[labels]).astype(np.float32)
+
+    dense = answers(np.random.default_rng(4))
+    for one, others, fine in (
+        (14, 6, classes == 2),
+        (19, 1, False),
+        (5, 5 if classes == 2 else 15, True),
+        (140, 60, True),
+    ):
+        found = dominance(stream(one, others))
+        report = judge(dense, dense * 3.0, dense * 3.0, stream(one, others))
+        assert report.dominance == found
+        assert (too_dominated(found) is None) == fine
+        if not fine:
+            assert "one class for the most part" in str(too_dominated(found))
+            assert report.objection(-1.0, None) is not None
 
 
 def test_agreement_alone_judges_where_it_is_asked_for():
