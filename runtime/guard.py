@@ -153,7 +153,7 @@ def dominance(logits: NDArray[np.floating]) -> float:
     largest = float(softmax(logits).mean(0).max())
     if len(logits) * (1.0 - largest) >= _ENOUGH_OTHERS:
         return 0.0
-    return max(largest - fair, 0.0) / (1.0 - fair)
+    return float(max(largest - fair, 0.0) / (1.0 - fair))
 
 
 def too_dominated(share: float) -> str | None:

@@ -11,9 +11,7 @@ removes, as arm C4 does it. Time and added memory are of the work alone: what a 
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime.errors import InputError
 from ._measure import measured
+from ._process import run_apart
 from ._study import Baselines
 
 __all__ = ["FINE_TUNING", "PRUNING", "TuneTask", "compare_with_torch"]
@@ -112,18 +110,7 @@ def _ratio(pairs: Sequence[tuple[float | None, float | None]]) -> float | None:
 
 
 def _process(task: TuneTask) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", __name__],
-        input=json.dumps(asdict(task)),
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
-    )
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise InputError(f"the process that was to be measured ({task.way}) failed: {last}")
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    return dict(json.loads(run_apart(__name__, task.way, asdict(task))))
 
 
 def _personalize(task: TuneTask) -> dict[str, Any]:

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import InputError
+from ._process import run_apart
 
 __all__ = ["BARE", "Peak", "Task", "peak_of"]
 
@@ -55,18 +54,7 @@ def peak_of(task: Task) -> Peak:
     Raises:
         InputError: the process fails; its last words are in the message.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", __name__],
-        input=json.dumps(asdict(task)),
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
-    )
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise InputError(f"the process that was to be measured ({task.way}) failed: {last}")
-    peak, seconds = done.stdout.strip().splitlines()[-1].split()
+    peak, seconds = run_apart(__name__, task.way, asdict(task)).split()
     return Peak(int(peak), float(seconds))
 
 
