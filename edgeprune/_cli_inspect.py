@@ -25,7 +25,7 @@ from ._group_tree import describe_group, draw_groups
 from .runtime.artifact import Artifact, ChannelGroup
 from .runtime.errors import ArtifactError, InputError
 from .runtime.profile import Sparsity, sparsity
-from .runtime.scope import Scope, groups_in_scope, keep_counts
+from .runtime.scope import Scope, groups_in_scope, keep_counts, unit_steps
 from .runtime.settings import Settings
 
 __all__ = ["inspect"]
@@ -128,7 +128,9 @@ def _removable(artifact: Artifact, scope: Scope) -> dict[str, float]:
     """What default settings remove; which units they choose does not matter for the count."""
     settings = Settings()
     groups = groups_in_scope(artifact, scope)
-    keep = keep_counts(groups, settings.target_sparsity, settings.channel_multiple)
+    keep = keep_counts(
+        groups, settings.target_sparsity, unit_steps(artifact, settings.channel_multiple)
+    )
     masks = {g.name: np.arange(g.units) < keep[g.name] for g in groups if g.name in keep}
     removed: Sparsity = sparsity(artifact, masks)
     return {"units": removed.units, "parameters": removed.weights, "macs": removed.macs}

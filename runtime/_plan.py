@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ._graph import Graph
 from .artifact import Operator
-from .scope import Scope, groups_in_scope, keep_counts
+from .scope import Scope, groups_in_scope, keep_counts, unit_steps
 
 __all__ = [
     "Scope",
@@ -20,6 +20,7 @@ __all__ = [
     "keep_counts",
     "read_at_one_site",
     "sites_reading",
+    "unit_steps",
 ]
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ._external import FloatArray
 from ._graph import Graph
-from ._plan import groups_in_scope, keep_counts
+from ._plan import groups_in_scope, keep_counts, unit_steps
 from ._stream import Batches
 from .allocation import DamageCurve
 from .artifact import Artifact
@@ -67,7 +67,9 @@ class State:
             return set()
         groups = groups_in_scope(self.artifact, self.settings.scope)
         most = max(self.settings.sparsities)
-        return set(keep_counts(groups, most, self.settings.channel_multiple))
+        return set(
+            keep_counts(groups, most, unit_steps(self.artifact, self.settings.channel_multiple))
+        )
 
     def counter(self, step: str, total: int) -> Callable[[int], None]:
         """A callback that counts towards `total` and reports the share of `step` that is done."""

@@ -24,6 +24,7 @@ from ._plan import (
     keep_counts,
     read_at_one_site,
     sites_reading,
+    unit_steps,
 )
 from ._prune import Pruned, PruneJob, best_units, prune_deep, prune_masks
 from ._prune_weights import prune_head_weights, prune_weights, weight_steps
@@ -324,7 +325,7 @@ def _normalize(state: State, seen: Watched) -> bool:
 def _prune(state: State, seen: Watched, share: float) -> Pruned:
     settings = state.settings
     groups = groups_in_scope(state.artifact, settings.scope)
-    keep = keep_counts(groups, share, settings.channel_multiple)
+    keep = keep_counts(groups, share, unit_steps(state.artifact, settings.channel_multiple))
     if settings.allocation == "damage" and settings.repair and settings.strength == "deep":
         keep = allocated(state, seen, keep, share)
     count = state.counter("pruning and repairing", len(keep))

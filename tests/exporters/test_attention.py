@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from edgeprune.exporters import export, export_onnx
 from edgeprune.runtime._ort import make_session
 from edgeprune.runtime.artifact import Artifact
+from edgeprune.runtime.scope import keep_counts, unit_steps
 
 from .onnx_nets import constant, model_of, tensor, value
 from .rows import pruned_rows_replaced
@@ -97,6 +98,28 @@ def test_heads_are_units(tmp_path: Path, name: str) -> None:
         got = run(path, {group.mask: mask}, x)
         assert np.array_equal(got, run(path, {group.mask: mask} | noise, x))
         np.testing.assert_allclose(got, without_head(net, gone, units, x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("net", "steps"),
+    [
+        (Layer(weights=False, batch_first=True), {1: 1, 4: 1, 8: 2, 16: 4}),
+        (ByHand(4, 4), {4: 1, 8: 2}),
+        (ByHand(6, 3), {4: 1, 8: 1, 16: 2}),
+    ],
+)
+def test_heads_count_by_their_width(tmp_path: Path, net: Any, steps: dict[int, int]) -> None:
+    """Heads of four channels each fill a board's eight two by two; single channels by eights."""
+    info = export(net.eval(), X, tmp_path / "net.onnx").info
+    artifact = Artifact.open(tmp_path / "net.onnx")
+    (group,) = (group for group in info.prunable if group.kind == "heads")
+    others = [name for name in unit_steps(artifact, 1) if name != group.name]
+    for multiple, step in steps.items():
+        found = unit_steps(artifact, multiple)
+        assert found[group.name] == step
+        assert {found[name] for name in others} == {multiple}
+    half = keep_counts((group,), 0.5, unit_steps(artifact, 4))
+    assert half == {group.name: round(group.units / 2)}
 
 
 def run(path: Path, tensors: dict[str, Any], x: Any) -> Any:
