@@ -164,20 +164,21 @@ def to_onnx(
                 f"exporting needs {error.name}. Install it: pip install 'edgeprune[export]'"
             ) from error
         except Exception as error:  # torch's exporters raise a zoo of types
-            other = (
-                "the older exporter (--legacy-exporter; dynamo=False in Python)"
-                if dynamo
-                else "the current exporter (without --legacy-exporter; dynamo=True in Python)"
+            why = _first_line(error)
+            advice = (
+                f"Choose another operator set, or {_other(dynamo)}."
+                if "opset_version" in why
+                else "Does it accept any batch size, without control flow on values? Otherwise try "
+                f"{_other(dynamo)}."
             )
             raise ExportError(
-                f"PyTorch could not export the network: {_first_line(error)}. Does it accept any "
-                f"batch size, without control flow on values? Otherwise try {other}. "
-                "Nothing was written."
+                f"PyTorch could not export the network: {why}. {advice} Nothing was written."
             ) from error
     if (written := standard_opset(model)) != opset:
         raise ExportError(
-            f"PyTorch wrote operator set {written} where {opset} was asked for, which it does not "
-            "know. Choose an older one (--opset 20); nothing was written."
+            f"PyTorch's exporter does not write operator set {opset} for this network; it wrote "
+            f"{written}. Choose one between 18 and 23 (--opset 20), or try {_other(dynamo)}. "
+            "Nothing was written."
         )
     if len(model.graph.input) != len(examples):
         raise ExportError(
@@ -185,6 +186,12 @@ def to_onnx(
             "a say in its output. Leave out the others. Nothing was written."
         )
     return model
+
+
+def _other(dynamo: bool) -> str:
+    if dynamo:
+        return "the older exporter (--legacy-exporter; dynamo=False in Python)"
+    return "the current exporter (without --legacy-exporter; dynamo=True in Python)"
 
 
 def _with_dynamo(

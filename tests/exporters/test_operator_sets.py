@@ -9,9 +9,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import helper
 
-from edgeprune.exporters import export_onnx
+from edgeprune.exporters import export, export_onnx
 from edgeprune.runtime._ort import make_session
 from edgeprune.runtime.errors import ExportError
 
@@ -189,3 +190,18 @@ def test_a_model_with_an_old_group_norm_that_is_invalid_otherwise(tmp_path: Path
     model.graph.node[-1].attribute.append(helper.make_attribute("swirl", 1))
     with pytest.raises(ExportError, match=r"the model is invalid: .*swirl"):
         export_onnx(model, tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize(("opset", "dynamo"), [(99, True), (99, False)])
+def test_an_operator_set_that_pytorch_does_not_write(
+    tmp_path: Path, opset: int, dynamo: bool
+) -> None:
+    """The advice is another operator set or exporter, not to mend the network."""
+    other = "--legacy-exporter" if dynamo else "without --legacy-exporter"
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    with pytest.raises(
+        ExportError, match=f"{opset}(.|\n)*{other}(.|\n)*Nothing was written"
+    ) as told:
+        export(net, torch.zeros(1, 4), tmp_path / "net.onnx", opset=opset, dynamo=dynamo)
+    assert "batch size" not in str(told.value)
+    assert not list(tmp_path.iterdir())
