@@ -286,7 +286,8 @@ class Model(Network):
                 groups: for networks that cannot be personalised, or units chosen in another way.
             channel_multiple: round kept units to multiples of this, for speed.
             rounding: ``up`` keeps masked units where they fill a multiple, and computes the same;
-                ``down`` removes further units, and computes something else.
+                ``down`` removes further units, which nothing makes up for, and computes something
+                else; with `samples` it is refused where that harms.
             samples: real input to compare on: a folder, or preprocessed arrays.
             timing: measure whether it is faster here than the masked network.
             update_profile: after rounding down, save the masks that are in force as a new
@@ -297,6 +298,7 @@ class Model(Network):
             on_unusable: called with each file of `samples` that cannot be used, and why.
 
         Raises:
+            GuardRefused: rounding down would harm by these samples; nothing was written.
             InputError, NotEnoughSamples: int8 is asked for and cannot be calibrated or judged.
             CompactError: it would compute something else, or cannot be written; nothing was.
             ProfileError: the profile cannot be saved.

@@ -64,7 +64,7 @@ __all__ = ["compact"]
     "--samples",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Real input to compare the masked and the compacted network on.",
+    help="Real input to compare the networks on; rounding down is refused where it harms.",
 )
 @click.option(
     "--int8",
@@ -161,6 +161,9 @@ def _rows(report: CompactionReport) -> list[tuple[str, str]]:
         ("multiply-adds", _gone(made.macs_before, made.macs_after)),
         ("worst error", _errors(made)),
     ]
+    if report.rounding is not None:
+        fewer = "1 unit" if report.changed_units == 1 else f"{count(report.changed_units)} units"
+        rows.append(("rounded down", f"{fewer} fewer: {report.rounding.sentence}"))
     if report.int8 is not None:
         rows += _int8(report.int8)
     if report.timing is not None and report.speed is not None:
@@ -173,9 +176,7 @@ def _rows(report: CompactionReport) -> list[tuple[str, str]]:
 def _int8(int8: Int8Report) -> list[tuple[str, str]]:
     rows = [("int8", "written" if int8.used else f"not used, float was written: {int8.reason}")]
     if int8.verdict is not None:
-        told = f"same class as float on {percent(int8.verdict.agreement)}"
-        lost = f"{int8.verdict.expected_loss:.1%} of the answers expected to be lost"
-        rows.append(("  judged", f"{told} of {int8.verdict.samples} samples; {lost}"))
+        rows.append(("  judged", f"against float: {int8.verdict.sentence}"))
     if int8.timing is not None and int8.speed is not None:
         rows.append(("  latency", int8.timing["int8"].ratio.sentence(int8.speed)))
     return rows

@@ -15,9 +15,11 @@ from ._int8 import MOST_SAMPLES as MOST_INT8_SAMPLES
 from ._int8 import Int8Report, check_int8, make_int8
 from ._network import OnProgress, silent
 from ._probe import random_feeds, some_samples
+from ._rounding import RoundingJudge, units_removed
 from ._sources import OnUnusable
 from ._timing import Limits, Timing, Verdict, measure
 from .runtime._ort import make_session, run
+from .runtime.answers import AnswerChange
 from .runtime.artifact import Artifact
 from .runtime.compact import CompactReport, Masks, Rounding, compact, rounded_profile
 from .runtime.profile import Profile
@@ -40,6 +42,8 @@ class CompactionReport:
         profile, generation: what was compacted; None for the network as trained.
         updated_generation: the generation that holds the masks after rounding down, if saved.
         changed_units: units that rounding down removed beyond the profile's masks.
+        rounding: how far that changed the answers to the samples; None if nothing was removed, or
+            without samples.
         int8: what came of int8; None if it was not asked for. Where it is used, ``timing`` and
             ``bytes`` are those of the int8 network.
         masks_given: for how many groups masks were given instead of the profile's.
@@ -52,6 +56,7 @@ class CompactionReport:
     generation: int | None = None
     updated_generation: int | None = None
     changed_units: int = 0
+    rounding: AnswerChange | None = None
     int8: Int8Report | None = None
     masks_given: int = 0
 
@@ -70,6 +75,12 @@ class CompactionReport:
     @property
     def advice(self) -> str | None:
         """What to do about it, None where there is nothing to say."""
+        if self.changed_units and self.rounding is None:
+            return (
+                f"Rounding down removed {self.changed_units} units that the network was using, and "
+                "nothing makes up for them. Give --samples to have that judged; or personalise "
+                "with this --channel-multiple, which repairs what it removes."
+            )
         if self.speed is None or self.speed == "faster":
             return None
         found = "slower" if self.speed == "slower" else "not measurably faster"
@@ -89,6 +100,7 @@ class CompactionReport:
             "generation": self.generation,
             "updated_generation": self.updated_generation,
             "changed_units": self.changed_units,
+            "rounding": None if self.rounding is None else asdict(self.rounding),
             "masks_given": self.masks_given,
             "threads": self.threads,
             "timing": None if self.timing is None else asdict(self.timing),
@@ -119,6 +131,7 @@ def compact_model(job: Job) -> tuple[CompactionReport, Profile | None]:
     """Compact, measure; return also the profile that rounding down made, if it changed any mask."""
     samples = _samples(job)
     threads = job.threads or default_threads()
+    judge = RoundingJudge(job.artifact, job.profile, job.masks, samples)
     report = compact(
         job.artifact,
         job.profile,
@@ -127,6 +140,7 @@ def compact_model(job: Job) -> tuple[CompactionReport, Profile | None]:
         channel_multiple=job.channel_multiple,
         rounding=job.rounding,
         samples=None if samples is None else samples[:_MOST_SAMPLES],
+        accept=judge if job.rounding == "down" else None,
         progress=lambda line: job.on_progress(line, 0.0),
     )
     rounded = None if job.profile is None else _rounded(job.artifact, job.profile, report)
@@ -141,12 +155,12 @@ def compact_model(job: Job) -> tuple[CompactionReport, Profile | None]:
             on_progress=job.on_progress,
         )
     timing = _timing(job, rounded or job.profile, threads) if job.timing else None
-    changed = 0 if job.rounding == "up" else _changed(_given(job), report)
     made = CompactionReport(
         report,
         timing,
         threads,
-        changed_units=changed,
+        changed_units=judge.units,
+        rounding=judge.change,
         int8=int8,
         masks_given=len(job.masks or {}),
     )
@@ -163,21 +177,8 @@ def _samples(job: Job) -> Sequence[NDArray[Any]] | None:
     return samples
 
 
-def _given(job: Job) -> Masks:
-    """The masks that were asked for."""
-    return {**({} if job.profile is None else job.profile.masks), **(job.masks or {})}
-
-
-def _changed(before: Masks, report: CompactReport) -> int:
-    """Units that the masks in force remove and those that were asked for do not."""
-    return sum(
-        int(np.count_nonzero(~mask & before.get(name, np.ones(len(mask), np.bool_))))
-        for name, mask in report.masks.items()
-    )
-
-
 def _rounded(artifact: Artifact, profile: Profile, report: CompactReport) -> Profile | None:
-    changed = report.rounding == "down" and _changed(profile.masks, report)
+    changed = report.rounding == "down" and units_removed(profile.masks, report)
     return rounded_profile(artifact, profile, report.masks) if changed else None
 
 

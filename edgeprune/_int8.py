@@ -18,9 +18,10 @@ from ._timing import Limits, Timing, Verdict, measure
 from .runtime._atomic import write_atomically
 from .runtime._metadata import COMPACTED_KEY
 from .runtime._ort import make_session, run
+from .runtime.answers import AnswerChange
 from .runtime.artifact import Artifact, ModelInfo
 from .runtime.errors import CompactError, InputError, NotEnoughSamples
-from .runtime.quantize import Int8Verdict, judge_int8, quantize
+from .runtime.quantize import judge_int8, quantize
 
 __all__ = ["MOST_SAMPLES", "Int8Report", "check_int8", "make_int8"]
 
@@ -48,7 +49,7 @@ class Int8Report:
     reason: str | None
     calibrated: int
     bytes: int | None = None
-    verdict: Int8Verdict | None = None
+    verdict: AnswerChange | None = None
     timing: Timing | None = None
 
     @property
@@ -138,7 +139,7 @@ def make_int8(
     return Int8Report(reason is None, reason, len(calibrating), len(small), verdict, timed)
 
 
-def _reason(verdict: Int8Verdict, timing: Timing | None) -> str | None:
+def _reason(verdict: AnswerChange, timing: Timing | None) -> str | None:
     if verdict.expected_loss > _MOST_EXPECTED_LOSS:
         return (
             f"int8 names another class on {1 - verdict.agreement:.0%} of {verdict.samples} "

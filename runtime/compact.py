@@ -108,6 +108,7 @@ def compact(
     channel_multiple: int = 1,
     rounding: Rounding = "up",
     samples: Iterable[NDArray[Any]] | None = None,
+    accept: Callable[[CompactReport, bytes], None] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> CompactReport:
     """Write the network that a profile describes as one plain ONNX file, without pruned units.
@@ -124,6 +125,8 @@ def compact(
             the lowest score that fill none, and changes the outputs; the score is the squared norm
             of the weights that read a unit times that of the weights that compute it.
         samples: inputs without the batch axis, preprocessed, to verify the outcome on.
+        accept: called with the report and the serialised model before anything is written; what it
+            raises is passed on.
         progress: called with a line at each stage.
 
     Raises:
@@ -154,6 +157,8 @@ def compact(
     )
     written = _Written(path, len(data), verdict, channel_multiple, rounding)
     report = _report(artifact, layout, small, cutting, written)
+    if accept is not None:
+        accept(report, data)
     _write(path, data)
     return report
 

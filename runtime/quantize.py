@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +16,13 @@ import onnx
 from numpy.typing import NDArray
 
 from ._ort import make_session, quantize_static, run
+from .answers import AnswerChange, answer_change
 from .errors import CompactError
-from .prior import softmax
 
-__all__ = ["Int8Verdict", "has_dot_product", "judge_int8", "quantize"]
+__all__ = ["has_dot_product", "judge_int8", "quantize"]
 
 _CPUINFO = Path("/proc/cpuinfo")
 _DOT_PRODUCT = {"avx512_vnni", "avx_vnni", "asimddp"}
-
-
-@dataclass(frozen=True)
-class Int8Verdict:
-    """Label-free comparison of the int8 network with the float one on samples set aside.
-
-    ``agreement`` is the share of samples on which both name the same class. ``expected_loss`` is
-    the accuracy that the float network itself expects to be lost: the mean of the probability that
-    it gives its own class less the one that it gives int8's. A network that is too sure of itself
-    overrates the loss, so the error is on the safe side.
-    """
-
-    samples: int
-    agreement: float
-    expected_loss: float
 
 
 def has_dot_product(cpuinfo: Path = _CPUINFO) -> bool:
@@ -94,7 +78,7 @@ def _tidy(quantized: onnx.ModelProto, source: onnx.ModelProto) -> None:
 
 def judge_int8(
     model: bytes, quantized: bytes, feeds: Sequence[Mapping[str, NDArray[Any]]], *, logits: bool
-) -> Int8Verdict:
+) -> AnswerChange:
     """Compare two classifiers on inputs that calibration has not seen.
 
     Args:
@@ -103,11 +87,7 @@ def judge_int8(
         logits: whether the output is logits, not probabilities.
     """
     wanted, got = (_outputs(one, feeds) for one in (model, quantized))
-    probabilities = softmax(wanted) if logits else wanted
-    own, other = wanted.argmax(1), got.argmax(1)
-    rows = np.arange(len(own))
-    lost = probabilities[rows, own] - probabilities[rows, other]
-    return Int8Verdict(len(own), float((own == other).mean()), float(lost.mean()))
+    return answer_change(wanted, got, logits=logits)
 
 
 def _outputs(model: bytes, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> NDArray[np.float64]:

@@ -389,3 +389,40 @@ def test_masks_exclude_a_profile(home, assert_refused, tmp_path):
     words = ["compact", MODEL, "-o", tmp_path / "small.onnx", "--masks", tmp_path / "masks.npz"]
     for more in (["--dense"], ["--profile", "a"], ["--round", "down", "--update-profile"]):
         assert "--masks excludes" in assert_refused(*words, *more, exit_code=2)
+
+
+def test_rounding_down_is_refused_where_it_harms(personalized, assert_refused, contents, tmp_path):
+    """The network has adapted to the units it kept: a few fewer, and it takes words for others."""
+    before, path = contents(personalized), tmp_path / "s.onnx"
+    words = ("compact", MODEL, "-o", path, "--round", "down", "--channel-multiple", 12)
+    more = ("--samples", ADAPT, "--update-profile", *QUICK)
+    message = assert_refused(*words, *more, exit_code=3)
+    assert "same class on" in message
+    assert "Nothing was written" in message
+    assert contents(personalized) == before
+
+
+def test_rounding_down_without_samples_says_that_nothing_was_judged(personalized, run, tmp_path):
+    words = ("compact", MODEL, "-o", tmp_path / "s.onnx", "--round", "down", "--no-timing")
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    assert "nothing makes up for them" in done.stderr
+
+
+def test_rounding_down_that_does_no_harm_is_told(home, run, tmp_path):
+    """One unit more than asked for, of a network that was not pruned before."""
+    info = edgeprune.load(MODEL).info
+    group = max(info.prunable, key=lambda group: group.units)
+    keep = np.arange(group.units) > 0
+    np.savez(tmp_path / "m.npz", **{group.name: keep})
+    words = ("--masks", tmp_path / "m.npz", "--round", "down", "--channel-multiple", 2)
+    path = tmp_path / "s.onnx"
+    done = run("compact", MODEL, "-o", path, *words, "--samples", ADAPT, "--json", *QUICK)
+    assert done.exit_code == 0, done.output
+    data = json.loads(done.stdout)
+    assert data["changed_units"] == 1
+    assert data["rounding"]["samples"] == 32
+    assert data["rounding"]["agreement"] >= 0.9
+    assert data["rounding"]["expected_loss"] <= 0.01
+    told = run("compact", MODEL, "-o", path, *words, "--samples", ADAPT, *QUICK).stdout
+    assert "1 unit fewer: same class on" in told
