@@ -204,7 +204,8 @@ class _Job:
     def _end(self, live: LiveRun) -> int:
         if self._failed is not None:
             raise click.ClickException(self._failed)
-        self.output.note(f"edgeprune: {live.answered} samples answered")
+        answered = live.answered
+        self.output.note(f"edgeprune: {answered} sample{'s' * (answered != 1)} answered")
         if self._signal == SIGINT:
             self.output.note("edgeprune: interrupted; what was learnt is saved.")
             return _INTERRUPTED
