@@ -36,7 +36,11 @@ _DONE = {
 
 @click.group(cls=SuggestingGroup)
 @click.option("--name", help="Of the service, as `edgeprune run --name` gave it.")
-@click.option("--socket", type=click.Path(path_type=Path), help="Its control socket instead.")
+@click.option(
+    "--socket",
+    type=click.Path(path_type=Path, readable=False),
+    help="Its control socket instead.",
+)
 @store_option
 @click.pass_context
 def ctl(context: click.Context, name: str | None, socket: Path | None, store: Path | None) -> None:
