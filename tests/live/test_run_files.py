@@ -218,6 +218,7 @@ def test_a_reader_that_hangs_does_not_keep_it_from_ending(run):
         (["--source", SOUNDS, "--name", "a/b"], 1, "cannot name a service"),
         (["--source", SOUNDS, "--socket", "x" * 200], 1, "too long for the name of a socket"),
         (["--source", SOUNDS, "--learn-after", "1"], 2, "it must be at least 10"),
+        (["--source", SOUNDS, "--seconds", "nan"], 2, "is not a number"),
         ([], 2, "--source"),
     ],
 )
