@@ -379,7 +379,8 @@ class Service(Closing):
 
     def _serve(self, user: User) -> Serving:
         """What answers for a user: the generation in force, or the network as trained."""
-        current = self._in_force(user.name)
+        # Strict: with a damaged pointer what was learnt would silently not be used.
+        current = self._store.current(self._artifact.info.model_id, user.name, strict=True)
         if user.relaxed or current == DENSE:
             return self._as_trained(user)
         serving = self._personalized(user, current)
