@@ -86,6 +86,9 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=None if debug else subprocess.DEVNULL,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # on Windows
+            # A signal to all of a terminal's programs is the parent's to handle: a microphone that
+            # dies of it would be told as a trouble of the device.
+            process_group=None if sys.platform == "win32" else 0,
         )
         self._messages: queue.Queue[_Message | None] = queue.Queue(_MOST_MESSAGES)
         self._closing = False

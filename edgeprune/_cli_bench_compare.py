@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ._cli_bench_common import table_text
-from ._cli_common import CliError, Output, output_options
+from ._cli_common import CliError, FloatRange, Output, output_options
 from .bench._run import BenchRun
 from .bench._run_tables import comparison_table
 from .bench.compare import compare as compare_runs
@@ -22,14 +22,14 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.argument("new", type=_FILE)
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0.0),
+    type=FloatRange(min=0.0),
     default=0.03,
     show_default=True,
     help="By how much intervals of time ratios must be apart.",
 )
 @click.option(
     "--memory-tolerance",
-    type=click.FloatRange(min=0.0),
+    type=FloatRange(min=0.0),
     default=0.1,
     show_default=True,
     help="By how much ratios of peak memory may differ.",

@@ -7,7 +7,14 @@ from pathlib import Path
 import click
 
 from ._cli_bench_common import check_formats, finish, numbers, run_options
-from ._cli_common import Output, model_argument, open_model, output_options, store_option
+from ._cli_common import (
+    FloatRange,
+    Output,
+    model_argument,
+    open_model,
+    output_options,
+    store_option,
+)
 from ._timing import Limits
 from .runtime._plan import Scope
 from .runtime.artifact import Artifact
@@ -53,7 +60,7 @@ __all__ = ["latency"]
 @click.option("--no-int8", is_flag=True, help="Leave out the compacted networks in int8.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0.1),
+    type=FloatRange(min=0.1),
     default=20.0,
     show_default=True,
     help="For each number of threads and batch; the statistics pass takes more.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MULTIPLE",
     "CliError",
+    "FloatRange",
     "Output",
     "against_option",
     "assignment",
@@ -50,6 +52,19 @@ class CliError(click.ClickException):
     def show(self, file: Any = None) -> None:
         """Print it, without usage and without traceback."""
         click.echo(f"edgeprune: error: {self.format_message()}", err=True, file=file)
+
+
+class FloatRange(click.FloatRange):
+    """As click's, which lets NaN pass every bound: `--seconds nan` would never end."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Refuse what is no number, or out of range."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 class _Multiple(click.ParamType):  # type: ignore[type-arg]  # generic for mypy only

@@ -36,7 +36,11 @@ _DONE = {
 
 @click.group(cls=SuggestingGroup)
 @click.option("--name", help="Of the service, as `edgeprune run --name` gave it.")
-@click.option("--socket", type=click.Path(path_type=Path), help="Its control socket instead.")
+@click.option(
+    "--socket",
+    type=click.Path(path_type=Path, readable=False),
+    help="Its control socket instead.",
+)
 @store_option
 @click.pass_context
 def ctl(context: click.Context, name: str | None, socket: Path | None, store: Path | None) -> None:
@@ -68,6 +72,8 @@ def _text(request: Request, status: dict[str, Any]) -> str:
 def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
     heard, service = status["input"], status["service"]
     learning, latency = service["learning"], service["latency_ms"]
+    answered = status["answered"]
+    teaching = min(heard["teaching"], answered)  # the sample in hand is not answered yet
     uptime = timedelta(seconds=round(status["uptime_s"]))
     opened = f", opened {count(heard['connections'])} times" if heard["connections"] > 1 else ""
     lost = [f"{heard['lost_s']:g} s of sound lost"] if heard["lost_s"] else []
@@ -76,7 +82,7 @@ def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
         ("service", f"{status['name']} (process {status['pid']}), running for {uptime}"),
         ("source", f"{heard['kind']} {heard['source']}{opened}"),
         ("trouble", ", ".join(heard["troubles"]) or "none"),
-        ("answered", f"{count(status['answered'])}, {count(heard['teaching'])} of which teach"),
+        ("answered", f"{count(answered)}, {count(teaching)} of which teach"),
         ("dropped", _reasons(heard["dropped"])),
         ("ignored", _seconds(heard["ignored_s"])),
         ("lost", ", ".join(lost) or "nothing"),

@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 import numpy as np
 
-from ._cli_common import Output, output_options
+from ._cli_common import FloatRange, Output, output_options
 from ._cli_format import pairs, percent, table
 from ._cli_groups import SuggestingGroup
 from .devices import (
@@ -103,7 +103,7 @@ def _camera_table(cameras: tuple[CameraInfo, ...]) -> str:
 @click.option(
     "--kind", type=click.Choice(_KINDS), help="Needed where a microphone and a camera share a name."
 )
-@click.option("--seconds", type=click.FloatRange(0.5, 3600.0), default=5.0, show_default=True)
+@click.option("--seconds", type=FloatRange(0.5, 3600.0), default=5.0, show_default=True)
 @click.option(
     "--save",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -327,7 +327,7 @@ def _save(frame: VideoFrame, path: Path) -> str:
 @click.option("--threads", type=click.IntRange(min=1, max=1024), default=1, show_default=True)
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0.1),
+    type=FloatRange(min=0.1),
     default=20.0,
     show_default=True,
     help="How long to measure at most.",

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ._cli_common import Output, model_argument, output_options, store_option
+from ._cli_common import FloatRange, Output, model_argument, output_options, store_option
 from ._sources import model_preprocess
 from .devices import DeviceEvent
 from .runtime._home import default_root
@@ -103,12 +103,12 @@ def _option(name: str, default: Any, text: str) -> Callable[[_Command], _Command
 @click.option("--wait", is_flag=True, help="Wait for a device that is not there yet.")
 @click.option(
     "--stall-after",
-    type=click.FloatRange(min=0.1),
+    type=FloatRange(min=0.1),
     metavar="SECONDS",
     help="A device that is silent for so long is opened again. Default: 1.5.",
 )
 @click.option("--max-samples", type=click.IntRange(min=1), help="End after so many answers.")
-@click.option("--seconds", type=click.FloatRange(min=0.0), help="End after so many seconds.")
+@click.option("--seconds", type=FloatRange(min=0.0), help="End after so many seconds.")
 @click.option("--name", help="Of the service, for `edgeprune ctl`. Default: that of the model.")
 @click.option("--socket", type=click.Path(path_type=Path), help="Control socket instead of NAME's.")
 @click.option("--no-control", is_flag=True, help="No control socket.")
@@ -204,7 +204,8 @@ class _Job:
     def _end(self, live: LiveRun) -> int:
         if self._failed is not None:
             raise click.ClickException(self._failed)
-        self.output.note(f"edgeprune: {live.answered} samples answered")
+        answered = live.answered
+        self.output.note(f"edgeprune: {answered} sample{'s' * (answered != 1)} answered")
         if self._signal == SIGINT:
             self.output.note("edgeprune: interrupted; what was learnt is saved.")
             return _INTERRUPTED

@@ -9,6 +9,7 @@ import click
 
 from ._cli_common import (
     CliError,
+    FloatRange,
     Output,
     constants_of,
     constants_option,
@@ -51,7 +52,7 @@ __all__ = ["verify"]
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0.0),
+    type=FloatRange(min=0.0),
     default=1e-4,
     show_default=True,
     help="Largest error that passes, relative to the largest output.",

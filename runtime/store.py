@@ -159,12 +159,14 @@ class ProfileStore:
         )
         return tuple(summary for summary in summaries if summary is not None)
 
-    def current(self, model_id: str, name: str) -> int:
-        """The number of the generation in force; 0 where nothing was saved or it is damaged."""
+    def current(self, model_id: str, name: str, *, strict: bool = False) -> int:
+        """The number in force; 0 where nothing was saved, or, unless `strict`, it is damaged."""
         folder = self._profile(model_id, name)
         try:
             return _read_current(folder) or DENSE
         except ProfileError:
+            if strict:
+                raise
             return DENSE
 
     def activate(self, model_id: str, name: str | None) -> None:

@@ -1,4 +1,8 @@
-"""Keeps the users of a service: loads them, writes their counts, notices when one is forgotten."""
+"""Keeps the users of a service: loads them, writes their counts, notices when one is forgotten.
+
+And keeps memory tidy: each network that is swapped in is built beside the one before, and what that
+leaves would stay with the process as holes in its heap, some more each time.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from ..runtime._ort import trim_memory
 from ..runtime.artifact import ModelInfo
 from ..runtime.errors import ProfileError
 from ..runtime.store import ProfileStore
@@ -106,7 +111,7 @@ class Keeper:
         self._thread.start()
 
     def save_soon(self) -> None:
-        """Write all states without waiting for the next turn."""
+        """Another network answers: write all states now, and give back what the last one leaves."""
         with self._wake:
             self._save_now = True
             self._wake.notify()
@@ -152,6 +157,8 @@ class Keeper:
                 users = list(self._users.values())
             for user in users:
                 self._look_after(user, save=save or late or closing)
+            if save:
+                trim_memory()
             saved_s = time.monotonic() if save or late else saved_s
             if closing:
                 return

@@ -55,7 +55,7 @@ def open_input(
     """
     options = options or InputOptions()
     _check_kind(text, preprocess)
-    if Path(text).is_dir():
+    if text and Path(text).is_dir():  # an empty word, as of an unset variable, is no folder
         return FolderInput(open_folder(text, preprocess), text, options.pace)
     if isinstance(preprocess, ImagePreprocess):
         return _open_pictures(text, preprocess, options, on_event)

@@ -108,15 +108,19 @@ class Service(Closing):
         A sample that is no input of this model is told as an event, counted, and passed over.
         """
         for sample in samples:
-            try:
-                result, serving, logits = self._answer(sample)
-            except InputError as error:
-                self._pass_over(error)
-            else:
-                on_result(result)
-                self._observe(sample, serving, logits)
+            self._answer_aloud(sample, on_result)
             if self._stopping.is_set():
                 return
+
+    def _answer_aloud(self, sample: LiveSample, on_result: Callable[[LiveResult], None]) -> None:
+        """A method of its own: between two samples nothing holds on to what answered the last."""
+        try:
+            result, serving, logits = self._answer(sample)
+        except InputError as error:
+            self._pass_over(error)
+        else:
+            on_result(result)
+            self._observe(sample, serving, logits)
 
     def _answer(self, sample: LiveSample) -> tuple[LiveResult, Serving, NDArray[np.floating]]:
         serving = self._serving
@@ -375,7 +379,8 @@ class Service(Closing):
 
     def _serve(self, user: User) -> Serving:
         """What answers for a user: the generation in force, or the network as trained."""
-        current = self._in_force(user.name)
+        # Strict: with a damaged pointer what was learnt would silently not be used.
+        current = self._store.current(self._artifact.info.model_id, user.name, strict=True)
         if user.relaxed or current == DENSE:
             return self._as_trained(user)
         serving = self._personalized(user, current)

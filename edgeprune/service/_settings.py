@@ -59,20 +59,21 @@ class ServiceSettings:
 
     def __post_init__(self) -> None:
         checks = {
-            "learn_after": self.learn_after >= 10,
-            "relearn_growth": math.isfinite(self.relearn_growth) and self.relearn_growth > 1.0,
-            "relearn_hours": self.relearn_hours > 0.0,
-            "memory_mb": self.memory_mb >= 1,
-            "horizon": self.horizon >= 10,
-            "watch_every": self.watch_every >= 1,
-            "threads": self.threads is None or self.threads >= 1,
-            "save_every_s": self.save_every_s > 0.0,
-            "worker_timeout_s": self.worker_timeout_s > 0.0,
-            "worker_nice": 0 <= self.worker_nice <= 19,
-            "top": self.top >= 1,
+            "learn_after": (self.learn_after >= 10, "at least 10"),
+            "relearn_growth": (1.0 < self.relearn_growth < math.inf, "more than 1"),
+            "relearn_hours": (self.relearn_hours > 0.0, "more than 0"),
+            "memory_mb": (self.memory_mb >= 1, "at least 1"),
+            "horizon": (self.horizon >= 10, "at least 10"),
+            "watch_every": (self.watch_every >= 1, "at least 1"),
+            "threads": (self.threads is None or self.threads >= 1, "at least 1"),
+            "save_every_s": (self.save_every_s > 0.0, "more than 0"),
+            "worker_timeout_s": (self.worker_timeout_s > 0.0, "more than 0"),
+            "worker_nice": (0 <= self.worker_nice <= 19, "0 to 19"),
+            "top": (self.top >= 1, "at least 1"),
         }
-        wrong = [name for name, fine in checks.items() if not fine]
-        if wrong:
-            raise InputError(
-                f"{wrong[0]} = {getattr(self, wrong[0])!r} is out of range. Nothing was changed."
-            )
+        for name, (fine, wanted) in checks.items():
+            if not fine:
+                raise InputError(
+                    f"{name} = {getattr(self, name)!r} is out of range: it must be {wanted}. "
+                    "Nothing was changed."
+                )

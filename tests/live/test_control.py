@@ -14,10 +14,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeprune._cli_ctl import ctl
 from edgeprune.runtime.errors import ProfileNotFound
 from edgeprune.service import _control as control
 from edgeprune.service import _places as places
@@ -255,6 +258,13 @@ def test_two_servers_a_stale_socket_and_something_else_in_the_way(server, path, 
         ask(home / "none.sock", Request("status"))
     with pytest.raises(ServiceError, match=r"cannot be reached|no service"):
         ask(home / "file.sock", Request("status"))
+
+
+def test_a_socket_that_may_not_be_opened_is_no_wrong_usage(home, monkeypatch):
+    (home / "theirs.sock").write_text("")
+    monkeypatch.setattr(click.types.os, "access", lambda *_: False)
+    done = CliRunner().invoke(ctl, ["--socket", str(home / "theirs.sock"), "status"])
+    assert isinstance(done.exception, ServiceError), done.output
 
 
 def test_what_answers_may_be_anything(home):

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from edgeprune._cli_ctl import _rows
 
 from ..devices.live.mjpeg import MjpegServer, numbered_frames
 from .running import DEMO, MODEL, Running
@@ -101,6 +107,23 @@ def test_a_microphone_that_is_pulled_out(run, pulse, data, tmp_path):
     assert all(0.0 < line["age_ms"] < 3000.0 for line in running.results)
 
 
+def test_a_terminal_that_closes_is_no_trouble_of_the_microphone(run, pulse):
+    """It signals all of its programs at once."""
+    running = run(MODEL, "--source", "mic:pulse", "--events", environment=pulse.environment)
+    running.poll(lambda status: status["input"]["connections"], 1)
+    service = running.process.pid
+    tasks = (Path("/proc") / str(service) / "task").iterdir()
+    children = [int(child) for one in tasks for child in (one / "children").read_text().split()]
+    for child in children:
+        if os.getpgid(child) == os.getpgid(service):
+            os.kill(child, signal.SIGHUP)
+    time.sleep(1.0)
+    assert running.stop(signal.SIGHUP) == 0
+    assert children
+    assert running.lines == []
+    assert "PortAudio" not in running.said
+
+
 def test_every_command_of_ctl(run):
     running = run(MODEL, "--source", SOUNDS, "--profile", "anna", "--learn-after", "1000")
     running.wait_for_results(1)
@@ -116,7 +139,11 @@ def test_every_command_of_ctl(run):
     ):
         assert text in page
     assert "paused" in running.ctl("pause")
-    assert running.ctl("status", "--json")["service"]["learning"]["state"] == "paused"
+    status = running.ctl("status", "--json")
+    assert status["service"]["learning"]["state"] == "paused"
+    status["input"]["teaching"] = status["answered"] + 1  # one is in hand
+    shown = f"{status['answered']}, {status['answered']} of which teach"
+    assert ("answered", shown) in _rows(status)
     answered = len(running.results)
     running.wait_for_results(answered + 1)  # answers go on
     assert running.ctl("resume").startswith("learning")

@@ -168,6 +168,7 @@ def test_a_reader_that_goes_away_ends_it(run):
     words = [sys.executable, "-m", "edgeprune", "run", str(MODEL), "--source", str(SOUNDS)]
     running = run(MODEL, "--source", SOUNDS, "--pace", "fast", "--max-samples", "1")
     assert running.end() == 0
+    assert "1 sample answered" in running.said
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=running.environment
     )
@@ -212,10 +213,12 @@ def test_a_reader_that_hangs_does_not_keep_it_from_ending(run):
     [
         (["--source", "camera"], 1, "this model wants sound, and camera delivers pictures"),
         (["--source", "nowhere.wav"], 1, "names no source"),
+        (["--source", ""], 1, "names no source"),  # an unset variable, not the folder at hand
         (["--source", "mic", "--profile", "../x"], 1, "cannot name a profile"),
         (["--source", SOUNDS, "--name", "a/b"], 1, "cannot name a service"),
         (["--source", SOUNDS, "--socket", "x" * 200], 1, "too long for the name of a socket"),
-        (["--source", SOUNDS, "--learn-after", "1"], 2, "learn_after = 1 is out of range"),
+        (["--source", SOUNDS, "--learn-after", "1"], 2, "it must be at least 10"),
+        (["--source", SOUNDS, "--seconds", "nan"], 2, "is not a number"),
         ([], 2, "--source"),
     ],
 )

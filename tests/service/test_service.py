@@ -21,6 +21,7 @@ from edgeprune import (
     LiveResult,
     LiveSample,
     NotEnoughSamples,
+    ProfileError,
     ProfileNotFound,
     Service,
     ServiceEvent,
@@ -274,6 +275,20 @@ def test_a_damaged_generation_of_another_program_changes_nothing(
     time.sleep(1.5)
     assert feed(service, sounds.arrays, 1)[0].generation == 2
     assert not {"replaced", "state-unsaved"} & set(events.kinds)
+
+
+def test_a_damaged_pointer_is_told_at_the_start_and_changes_nothing_later(
+    make: Make, sounds: Sounds, events: Events
+) -> None:
+    service = quiet(make)
+    learn(service, sounds, events)
+    path = service._store.path(service._artifact.info.model_id, "anna", 1)
+    (path.parent / "current").write_text("damaged")
+    time.sleep(1.5)
+    assert feed(service, sounds.arrays, 1)[0].generation == 1
+    assert not {"replaced", "state-unsaved"} & set(events.kinds)
+    with pytest.raises(ProfileError, match=r"rollback MODEL anna --to N"):
+        quiet(make)
 
 
 def test_users_are_switched_and_keep_their_own_state(
