@@ -26,10 +26,11 @@ from ._plan import (
     sites_reading,
 )
 from ._prune import Pruned, PruneJob, best_units, prune_deep, prune_masks
-from ._prune_weights import prune_head_weights, prune_weights, weight_steps
+from ._prune_weights import prune_head_weights, prune_weights, weight_shares, weight_steps
 from ._state import Classes, OnProgress, State
 from ._stream import Batches, SampleSource
 from ._watch import ROWS_PER_SAMPLE, Watched, watch
+from ._weight_damage import weight_harm
 from .artifact import Artifact
 from .calibrate import usable_bias
 from .costs import DEFAULT_RATES, Rates
@@ -48,6 +49,7 @@ from .profile import Profile
 from .scoring import unit_scores
 from .session import Session
 from .settings import Outcome, Report, Settings, Tried
+from .sparse import shares_by_harm
 from .teach import fit_head, propagate
 
 __all__ = ["Outcome", "Report", "Settings", "personalize"]
@@ -173,10 +175,7 @@ def _refusal(tried: Sequence[Tried], why_not: str) -> str:
 
 def _made(state: State, seen: Watched, share: float, parent: int | None) -> _Made:
     if state.settings.granularity == "weight":
-        job, pruned = _prune_weights(state, share)
-        known = state.classes
-        update, prior = (None, None) if known is None else (known.head, known.prior)
-        prune_head_weights(job, pruned, share, update, prior)
+        pruned = _prune_weights(state, share)
     else:
         pruned = _prune(state, seen, share)
     profile = made_profile(state, pruned, state.classes, parent)
@@ -368,8 +367,15 @@ def _prune(state: State, seen: Watched, share: float) -> Pruned:
     return prune_light(looked_into, seen.said, ROWS_PER_SAMPLE)
 
 
-def _prune_weights(state: State, share: float) -> tuple[PruneJob, Pruned]:
-    """Prune single weights of all operators but the head, which waits for what it is taught."""
+def _prune_weights(state: State, share: float) -> Pruned:
+    """Prune single weights of all operators, of the head with what it is taught."""
+    known = state.classes
+    update, prior = (None, None) if known is None else (known.head, known.prior)
+    shares = weight_shares(state.graph, share, prior)
+    if share and state.settings.allocation == "damage":
+        if state.harm is None:
+            state.harm = weight_harm(state)
+        shares = shares_by_harm(shares, state.harm)
     count = state.counter("pruning and repairing", weight_steps(state.graph))
     job = PruneJob(
         state.graph,
@@ -378,12 +384,15 @@ def _prune_weights(state: State, share: float) -> tuple[PruneJob, Pruned]:
         keep={},
         masks={},
         choose_here=False,
+        judged=judged(state),
         ridge=state.settings.ridge,
         budget_bytes=state.budget_bytes,
         threads=state.threads,
         on_layer=lambda: count(1),
     )
-    return job, prune_weights(job, share)
+    pruned = prune_weights(job, shares)
+    prune_head_weights(job, pruned, shares, update, prior)
+    return pruned
 
 
 def _learn_classes(state: State, seen: Watched) -> Classes | None:
