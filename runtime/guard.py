@@ -47,7 +47,7 @@ __all__ = [
 BASE = 0.009
 LEARNT = 0.253
 LOST = 0.240
-LEAST_CHANGE = 0.006  # refuses 95 % of those who lose more than 2 points, among unseen users
+LEAST_CHANGE = BASE  # what pruning takes must not be more than teaching brings
 LEAST_DISTINCTNESS = 0.2  # every development stream of one class, noise or silence is below it
 _OF_A_SMALL_NETWORK = 0.3
 
