@@ -180,6 +180,15 @@ def test_most_weights_go_and_it_hears_better(digits, demo, sparse):
         assert not sparse.profile.weights[name][~mask].any()
 
 
+def test_by_size_alone_as_many_go_and_others(digits, demo, sparse):
+    chosen = Settings(granularity="weight", sparsity=0.7, allocation="uniform", threads=1)
+    by_size = personalize(digits, demo.adapt, chosen).profile.weight_masks
+    by_harm = sparse.profile.weight_masks
+    counts = [sum(int(m.sum()) for m in masks.values()) for masks in (by_size, by_harm)]
+    assert counts[0] == pytest.approx(counts[1], rel=0.01)
+    assert any(by_size[name].sum() != by_harm[name].sum() for name in by_size)
+
+
 def test_it_goes_as_far_as_the_guard_allows_as_well(digits, demo):
     report = personalize(digits, demo.adapt, Settings(granularity="weight", threads=1)).report
     assert report.tried[-1].allowed
