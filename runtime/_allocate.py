@@ -18,7 +18,7 @@ from .allocation import Answers, DamageCurve, damage_curves, spread
 from .costs import network_costs
 from .teach import class_importance, weighed_head
 
-__all__ = ["allocated", "estimated_speed", "judged"]
+__all__ = ["allocated", "estimated_speed", "judged", "judging_places", "some"]
 
 _SAMPLES = 64
 _ANSWERS = 8  # samples on which every group is pruned by itself
@@ -47,7 +47,7 @@ def _measured_curves(
     answers tell what matters are not among those that it is fitted on.
     """
     info, adapt = state.artifact.info, state.adapt
-    places = list(range(1, len(adapt), max(1, len(adapt) // _ANSWERS)))[:_ANSWERS]
+    places = judging_places(adapt)
     known = {}
     if info.head is not None and seen.features is not None:
         others = np.delete(seen.features, places, axis=0)
@@ -55,7 +55,7 @@ def _measured_curves(
     taught = made_profile(state, Pruned(), state.classes, None).tensors(state.artifact)
     curves = damage_curves(
         state.graph,
-        _some(state.adapt, _SAMPLES),
+        some(state.adapt, _SAMPLES),
         state.teacher,
         groups,
         ridge=state.settings.ridge,
@@ -82,7 +82,12 @@ def judged(state: State) -> dict[str, FloatArray]:
     return weighed_head(state.teacher, operator, classes.head, classes.prior)
 
 
-def _some(batches: Batches, count: int) -> Batches:
+def judging_places(adapt: Batches) -> list[int]:
+    """Places of the few samples on whose answers it is seen what matters."""
+    return list(range(1, len(adapt), max(1, len(adapt) // _ANSWERS)))[:_ANSWERS]
+
+
+def some(batches: Batches, count: int) -> Batches:
     """At least `count` of the samples, evenly chosen, if there are so many."""
     return batches.subset(batches.indices[:: max(1, len(batches) // count)])
 

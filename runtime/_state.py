@@ -17,6 +17,7 @@ from .artifact import Artifact
 from .costs import DEFAULT_RATES, Rates
 from .session import default_threads
 from .settings import Settings
+from .sparse import Harm
 from .teach import HeadUpdate
 
 __all__ = ["Classes", "OnProgress", "State"]
@@ -50,6 +51,7 @@ class State:
     normalization: float = 0.0
     normalized: dict[str, FloatArray] = field(default_factory=dict)
     curves: Mapping[str, DamageCurve] | None = None
+    harm: Mapping[str, Harm] | None = None
     stream: NDArray[np.floating] = field(default_factory=lambda: np.empty(0, np.float32))
     scores: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     classes: Classes | None = None

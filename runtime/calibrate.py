@@ -5,8 +5,9 @@ the same few classes whatever is shown. That lean is common to the stream, while
 not: a low quantile of each class's logit over the stream shows the one without the other, as long
 as the class itself is rarer than the rest. Subtracting it is batch calibration (Zhou et al. 2024,
 arXiv 2309.17249, equation 7, which takes the mean), made safe for streams of few classes by the
-quantile, and by a test: neighbours in the network's features have to agree about as much after it
-as before. On a stream of a single class they do not.
+quantile, and by two tests: neighbours in the network's features have to agree about as much after
+it as before, which on a stream of a single class they do not, and at least four classes have to be
+met. Of three each is a third of the stream, and what the quantile shows are the other two.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .prior import estimate_prior, prior_shift, softmax
+from .prior import effective_classes, estimate_prior, prior_shift, softmax
 from .teach import neighbours
 
 __all__ = ["domain_bias", "neighbour_agreement", "usable_bias"]
@@ -24,6 +25,7 @@ _QUANTILE = 0.1
 _DOUBT_SPENT = 0.2  # of what neighbours disagree about before
 _PRIOR_FLOOR = 1e-2
 _FEWEST = 15  # a tenth of fewer samples is none
+_FEWEST_CLASSES = 4.0  # of three, each is a third: the quantile shows what the others look like
 
 
 def domain_bias(logits: NDArray[np.floating]) -> Float64:
@@ -54,9 +56,10 @@ def neighbour_agreement(logits: NDArray[np.floating], features: NDArray[np.float
 
 
 def usable_bias(logits: NDArray[np.floating], features: NDArray[np.floating]) -> Float64:
-    """The domain bias where taking it off leaves neighbours agreeing, else zeros."""
+    """The domain bias where taking it off leaves neighbours agreeing and classes enough, or 0."""
     bias = domain_bias(logits)
-    if len(logits) < _FEWEST:
+    few = effective_classes(estimate_prior(logits - bias)) < _FEWEST_CLASSES
+    if len(logits) < _FEWEST or few:
         return np.zeros_like(bias)
     before = neighbour_agreement(logits, features)
     if neighbour_agreement(logits - bias, features) > before - _DOUBT_SPENT * (1.0 - before):

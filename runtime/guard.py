@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .prior import information, log_softmax, softmax
+from .prior import confidence, information, log_softmax, softmax
 
 __all__ = [
     "LEAST_CHANGE",
@@ -39,6 +39,7 @@ __all__ = [
     "dominance",
     "estimated_change",
     "judge",
+    "least_distinctness",
     "too_dominated",
     "too_uniform",
 ]
@@ -46,8 +47,9 @@ __all__ = [
 BASE = 0.009
 LEARNT = 0.253
 LOST = 0.240
-LEAST_CHANGE = 0.006  # refuses 95 % of those who lose more than 2 points, among unseen users
+LEAST_CHANGE = BASE  # what pruning takes must not be more than teaching brings
 LEAST_DISTINCTNESS = 0.2  # every development stream of one class, noise or silence is below it
+_OF_A_SMALL_NETWORK = 0.3
 
 _ENOUGH_OTHERS = 12
 MOST_DOMINANCE = 0.4  # seven tenths of one class are mostly above it, users of five classes below
@@ -64,6 +66,7 @@ class GuardReport:
             taught and of the personalised network.
         entropy_dense, entropy_personalized: their mean entropy in nats.
         distinctness, dominance: of the samples that were learnt from; see the functions.
+        classes: how many the network knows.
         learnt: how far teaching moved the dense network's answers, 0 to 0.83.
         lost: how far pruning moved the taught network's answers, 0 to 0.83.
         score: estimated change of accuracy, as a share of the samples.
@@ -80,6 +83,7 @@ class GuardReport:
     learnt: float
     lost: float
     score: float
+    classes: int
 
     def to_dict(self) -> dict[str, float]:
         """The figures by name."""
@@ -95,7 +99,7 @@ class GuardReport:
         if least_agreement is not None:
             return self._disagreement(least_agreement)
         return (
-            too_uniform(self.distinctness)
+            too_uniform(self.distinctness, self.classes)
             or too_dominated(self.dominance)
             or self._loss(least_change)
         )
@@ -129,13 +133,24 @@ def distinctness(logits: NDArray[np.floating]) -> float:
     return information(logits) / float(np.log(max(logits.shape[1], 2)))
 
 
-def too_uniform(share: float) -> str | None:
+def least_distinctness(classes: int) -> float:
+    """Below which a stream cannot be learnt from: what two classes that are told apart are worth.
+
+    Of ten that is 30 % of the logarithm, and no more is asked of a network of fewer; of a thousand
+    10 %, where noise reaches more: there it is 20 %, four classes.
+    """
+    two = float(np.log(2.0) / np.log(max(classes, 2)))
+    return min(max(two, LEAST_DISTINCTNESS), _OF_A_SMALL_NETWORK)
+
+
+def too_uniform(share: float, classes: int) -> str | None:
     """Why a stream of so little distinctness cannot be learnt from; None if it can."""
-    if share >= LEAST_DISTINCTNESS:
+    least = least_distinctness(classes)
+    if share >= least:
         return None
     return (
         "the samples are too much alike: the network's answers to them carry "
-        f"{max(share, 0.0):.0%} of what it can tell apart (limit {LEAST_DISTINCTNESS:.0%})."
+        f"{max(share, 0.0):.0%} of what it can tell apart (limit {least:.0%})."
     )
 
 
@@ -189,8 +204,8 @@ def judge(
     return GuardReport(
         samples=len(dense),
         agreement=float((taught.argmax(1) == personalized.argmax(1)).mean()),
-        confidence_dense=_confidence(taught),
-        confidence_personalized=_confidence(personalized),
+        confidence_dense=confidence(taught),
+        confidence_personalized=confidence(personalized),
         entropy_dense=_entropy(taught),
         entropy_personalized=_entropy(personalized),
         distinctness=distinctness(stream),
@@ -198,11 +213,8 @@ def judge(
         learnt=learnt,
         lost=lost,
         score=estimated_change(learnt, lost),
+        classes=dense.shape[1],
     )
-
-
-def _confidence(logits: NDArray[np.floating]) -> float:
-    return float(np.exp(log_softmax(logits).max(1)).mean())
 
 
 def _entropy(logits: NDArray[np.floating]) -> float:

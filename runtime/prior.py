@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "ClassHistory",
+    "confidence",
     "effective_classes",
     "estimate_prior",
     "information",
@@ -103,6 +104,11 @@ def effective_classes(prior: NDArray[np.floating]) -> float:
     """How many classes a prior amounts to: the exponential of its entropy."""
     wide = np.asarray(prior, np.float64)
     return float(np.exp(-(wide * np.log(wide + 1e-30)).sum()))
+
+
+def confidence(logits: NDArray[np.floating]) -> float:
+    """Mean probability of the class that is named, over samples ``(samples, classes)``."""
+    return float(np.exp(log_softmax(logits).max(1)).mean())
 
 
 def information(logits: NDArray[np.floating]) -> float:

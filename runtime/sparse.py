@@ -14,6 +14,7 @@ al. 2024, arXiv 2306.11695). Then every row is solved exactly on the weights tha
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,14 @@ from numpy.typing import NDArray
 from .repair import damping
 from .statistics import CrossMoments
 
-__all__ = ["Problem", "choose_weights", "refit_rows", "spread_shares"]
+__all__ = [
+    "Harm",
+    "Problem",
+    "choose_weights",
+    "refit_rows",
+    "shares_by_harm",
+    "spread_shares",
+]
 
 Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
@@ -29,6 +37,9 @@ Bool = NDArray[np.bool_]
 _ROUNDS = 24
 _POWER = 0.5
 _HALVINGS = 50
+_LEVELS = 257
+_LEAST_KEPT = 0.1
+_TINY = 1e-300
 _GRADUAL = 16  # rounds in which the share still grows
 _PULL = 1.0  # towards the sparse weights, relative to an input's own variance
 _CHUNK_BYTES = 32_000_000  # of row-wise systems held at once
@@ -77,7 +88,11 @@ def choose_weights(problem: Problem, share: float, importance: Float64 | None = 
     return kept
 
 
-def spread_shares(sizes: Mapping[str, tuple[int, int]], share: float) -> dict[str, float]:
+def spread_shares(
+    sizes: Mapping[str, tuple[int, int]],
+    share: float,
+    wanted: Mapping[str, float] | None = None,
+) -> dict[str, float]:
     """How much each weight matrix gives up, so that together they give up `share`.
 
     What is kept is in proportion to a power of ``(in + out) / (in · out)``: large matrices hold
@@ -86,15 +101,79 @@ def spread_shares(sizes: Mapping[str, tuple[int, int]], share: float) -> dict[st
     Args:
         sizes: ``(out, in)`` by name; kernels count their taps among the outputs.
         share: from 0 to below 1.
+        wanted: of some matrices, the share of the outputs that is wanted at all: what they keep is
+            as if they had no others.
     """
     count = {name: out * inputs for name, (out, inputs) in sizes.items()}
-    density = {name: (sum(sizes[name]) / count[name]) ** _POWER for name in sizes}
+    part = {name: (wanted or {}).get(name, 1.0) for name in sizes}
+    density = {
+        name: part[name] * ((part[name] * out + inputs) / (part[name] * count[name])) ** _POWER
+        for name, (out, inputs) in sizes.items()
+    }
+    kept = _scaled(density, count, (1.0 - share) * sum(count.values()))
+    return {name: 1.0 - kept[name] for name in sizes}
+
+
+@dataclass(frozen=True)
+class Harm:
+    """What the loss of the weights of one matrix costs.
+
+    Attributes:
+        count: how many there are.
+        levels: logarithms of the cost of single weights, at evenly spaced ranks, ascending.
+    """
+
+    count: int
+    levels: Float64
+
+    @classmethod
+    def of(cls, scores: Float64, share: float, damage: float) -> Harm:
+        """From scores of any scale: to lose the lowest `share` of them costs the `damage`."""
+        ordered = np.sort(scores.ravel())
+        gone = float(ordered[: round(len(ordered) * share)].sum())
+        costs = np.log(ordered * (damage / max(gone, _TINY)) + _TINY)
+        return cls(len(ordered), np.quantile(costs, np.linspace(0.0, 1.0, _LEVELS)))
+
+    def kept(self, most: float) -> float:
+        """The share of weights whose loss costs more than the exponential of `most`."""
+        return 1.0 - float(np.searchsorted(self.levels, most)) / len(self.levels)
+
+
+def shares_by_harm(shares: Mapping[str, float], harm: Mapping[str, Harm]) -> dict[str, float]:
+    """Spread what some matrices give up anew, by what it costs, together the same number.
+
+    Every matrix would give up the weights below one cost. What it keeps is the geometric mean of
+    that and of what it would keep by `shares`: either is an estimate, and the costs are of each
+    matrix pruned alone.
+
+    Args:
+        shares: of all matrices, as from `spread_shares`.
+        harm: of some of them.
+    """
+    count = {name: one.count for name, one in harm.items()}
+    goal = sum((1.0 - shares[name]) * count[name] for name in harm)
+    low = min((one.levels[0] for one in harm.values()), default=0.0)
+    high = max((one.levels[-1] for one in harm.values()), default=0.0)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        many = sum(one.count * one.kept(middle) for one in harm.values()) > goal
+        low, high = (middle, high) if many else (low, middle)
+    wanted = {name: max(one.kept(high), _LEAST_KEPT) for name, one in harm.items()}
+    density = {name: float(np.sqrt(wanted[name] * (1.0 - shares[name]))) for name in harm}
+    kept = _scaled(density, count, goal)
+    return dict(shares) | {name: 1.0 - kept[name] for name in harm}
+
+
+def _scaled(
+    density: Mapping[str, float], count: Mapping[str, int], goal: float
+) -> dict[str, float]:
+    """Shares to keep, in proportion to `density` up to 1, that keep so many weights together."""
     low, high = 0.0, 1.0 / min(density.values(), default=1.0)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        kept = sum(count[name] * min(1.0, middle * density[name]) for name in sizes)
-        low, high = (middle, high) if kept < (1.0 - share) * sum(count.values()) else (low, middle)
-    return {name: 1.0 - min(1.0, high * density[name]) for name in sizes}
+        kept = sum(count[name] * min(1.0, middle * density[name]) for name in density)
+        low, high = (middle, high) if kept < goal else (low, middle)
+    return {name: min(1.0, high * density[name]) for name in density}
 
 
 def _largest(values: NDArray[np.float32], share: float) -> Bool:

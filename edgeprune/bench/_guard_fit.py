@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.guard import LEAST_CHANGE, LEAST_DISTINCTNESS, MOST_DOMINANCE, estimated_change
+from ..runtime.guard import LEAST_CHANGE, MOST_DOMINANCE, estimated_change, least_distinctness
 from ._cells import Cell
 from ._summary import HARM
 
@@ -52,6 +52,7 @@ class Judged:
     agreement: float
     change: float
     dominance: float = 0.0
+    classes: int = 1000
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def judged_cells(domain: str, cells: Sequence[Cell]) -> list[Judged]:
                 cell.agreement or 0.0,
                 cell.unguarded - dense[cell.key.user],
                 guard.get("dominance", 0.0),  # older results do not tell
+                guard.get("classes", 1000),
             )
         )
     return found
@@ -147,7 +149,8 @@ def as_shipped(cell: Judged) -> bool:
 
 def _one_sided(cell: Judged) -> bool:
     """Whether the stream is refused whatever was made of it."""
-    return cell.distinctness < LEAST_DISTINCTNESS or cell.dominance > MOST_DOMINANCE
+    alike = cell.distinctness < least_distinctness(cell.classes)
+    return alike or cell.dominance > MOST_DOMINANCE
 
 
 def rates(cells: Sequence[Judged], refused: Bool) -> Rates:

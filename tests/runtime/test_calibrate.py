@@ -43,6 +43,13 @@ def test_a_stream_of_one_class_keeps_its_class(seed: int) -> None:
     np.testing.assert_array_equal(usable_bias(logits, features), 0.0)
 
 
+@pytest.mark.parametrize(("met", "used"), [(3, False), (5, True)])
+def test_it_takes_four_classes_to_see_a_lean(met: int, used: bool) -> None:
+    logits, features, labels, _ = stream(met, 20, 0, lean=0.0)
+    sure = (0.5 * logits + 3.0 * np.eye(CLASSES)[labels]).astype(np.float32)
+    assert bool(usable_bias(sure, features).any()) == used
+
+
 def test_few_samples_tell_nothing() -> None:
     logits, features, _, _ = stream(2, 5, 0)
     np.testing.assert_array_equal(usable_bias(logits, features), 0.0)

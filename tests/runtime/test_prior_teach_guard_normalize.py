@@ -19,13 +19,16 @@ from edgeprune.runtime.artifact import Artifact, Operator, Reference
 from edgeprune.runtime.guard import (
     LEAST_CHANGE,
     LEAST_DISTINCTNESS,
+    distinctness,
     dominance,
     estimated_change,
     judge,
+    least_distinctness,
     too_dominated,
     too_uniform,
 )
 from edgeprune.runtime.normalize import corrected_gain_shift, renormalize
+from edgeprune.runtime.personalize import _tells_more
 from edgeprune.runtime.prior import (
     ClassHistory,
     effective_classes,
@@ -314,7 +317,25 @@ def test_a_stream_that_says_one_thing_is_objected_to_whatever_came_of_it():
     uniform = np.tile(dense[:1], (30, 1))
     objection = judge(dense, sharpened, sharpened, uniform).objection(-1.0, None)
     assert objection is not None and "0% of what it can tell" in objection
-    assert too_uniform(LEAST_DISTINCTNESS) is None
+    assert too_uniform(LEAST_DISTINCTNESS, 1000) is None
+
+
+def test_variety_without_certainty_tells_no_more():
+    three = 6 * np.eye(10)[[0, 1, 2] * 8].astype(np.float32)
+    spread = 4 * np.eye(10)[np.arange(24) % 8].astype(np.float32)
+    assert information(spread) > information(three)
+    assert not _tells_more(spread, three)
+    assert _tells_more(6 * np.eye(10)[np.arange(24) % 8], three)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 100, 1000])
+def test_two_things_are_the_least_that_a_stream_must_tell(classes):
+    least = least_distinctness(classes)
+    assert least == pytest.approx(np.clip(np.log(2) / np.log(classes), 0.2, 0.3))
+    two = 20 * np.eye(classes)[[0, 1] * 20]
+    assert (distinctness(two) >= least - 1e-6) == (classes < 32)
+    assert too_uniform(least, classes) is None
+    assert too_uniform(least * 0.99, classes) is not None
 
 
 @pytest.mark.parametrize("classes", [2, 10, 1000])

@@ -116,7 +116,7 @@ def test_the_usual_sparsity_depends_on_the_strength():
 
 def _judged(learnt: float, lost: float) -> GuardReport:
     score = estimated_change(learnt, lost)
-    return GuardReport(50, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.1, learnt, lost, score)
+    return GuardReport(50, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.1, learnt, lost, score, 10)
 
 
 def test_a_search_has_to_leave_most_of_the_gain():

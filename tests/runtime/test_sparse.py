@@ -17,7 +17,14 @@ from edgeprune.runtime.personalize import personalize
 from edgeprune.runtime.profile import Profile
 from edgeprune.runtime.session import Session
 from edgeprune.runtime.settings import Settings
-from edgeprune.runtime.sparse import Problem, choose_weights, refit_rows, spread_shares
+from edgeprune.runtime.sparse import (
+    Harm,
+    Problem,
+    choose_weights,
+    refit_rows,
+    shares_by_harm,
+    spread_shares,
+)
 from edgeprune.runtime.statistics import CrossMoments
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -97,9 +104,10 @@ def test_classes_that_count_less_lose_more():
         st.text(max_size=3), st.tuples(st.integers(1, 2000), st.integers(1, 2000)), min_size=1
     ),
     st.floats(0, 0.99),
+    st.floats(0.001, 1),
 )
-def test_the_shares_add_up_to_what_was_asked_for(sizes, share):
-    shares = spread_shares(sizes, share)
+def test_the_shares_add_up_to_what_was_asked_for(sizes, share, part):
+    shares = spread_shares(sizes, share, {min(sizes): part})
     total = sum(out * inputs for out, inputs in sizes.values())
     gone = sum(shares[name] * out * inputs for name, (out, inputs) in sizes.items())
     assert gone / total == pytest.approx(share, abs=1e-6)
@@ -109,6 +117,43 @@ def test_the_shares_add_up_to_what_was_asked_for(sizes, share):
 def test_large_matrices_give_up_more():
     shares = spread_shares({"large": (1000, 1280), "small": (24, 96)}, 0.7)
     assert shares["large"] > shares["small"]
+
+
+def test_outputs_that_nobody_wants_pay_for_the_others():
+    sizes = {"head": (1000, 1280), "large": (192, 1152), "small": (24, 96)}
+    fair, mine = spread_shares(sizes, 0.7), spread_shares(sizes, 0.7, {"head": 0.02})
+    assert mine["head"] > fair["head"] + 0.05
+    assert mine["large"] < fair["large"]
+    assert mine["small"] <= fair["small"]
+
+
+HARMS = st.lists(
+    st.tuples(st.integers(1, 5000), st.floats(1e-6, 10.0), st.floats(0.0, 0.95)), min_size=1
+)
+
+
+@settings(max_examples=30)
+@given(found=HARMS, seed=SEEDS)
+def test_by_harm_as_many_weights_go_as_by_size(found, seed):
+    rng = np.random.default_rng(seed)
+    harm = {
+        str(number): Harm.of(rng.lognormal(size=count), 0.7, damage)
+        for number, (count, damage, _) in enumerate(found)
+    }
+    shares = {str(number): share for number, (_, _, share) in enumerate(found)} | {"head": 0.9}
+    spread = shares_by_harm(shares, harm)
+    gone, wanted = (sum(s[name] * harm[name].count for name in harm) for s in (spread, shares))
+    assert gone == pytest.approx(wanted, abs=1e-6 * sum(one.count for one in harm.values()))
+    assert spread["head"] == 0.9
+    assert all(0 <= one <= 1 for one in spread.values())
+
+
+def test_what_costs_the_answers_more_keeps_more():
+    scores = np.random.default_rng(0).lognormal(size=(2, 1000))
+    harm = {"branch": Harm.of(scores[0], 0.7, 0.001), "trunk": Harm.of(scores[1], 0.7, 0.05)}
+    spread = shares_by_harm({"branch": 0.7, "trunk": 0.7}, harm)
+    assert spread["trunk"] < 0.6
+    assert spread["branch"] > 0.75
 
 
 # ---- the whole of it
@@ -133,6 +178,15 @@ def test_most_weights_go_and_it_hears_better(digits, demo, sparse):
     assert kept.mean() == pytest.approx(0.3, abs=0.02)
     for name, mask in masks.items():
         assert not sparse.profile.weights[name][~mask].any()
+
+
+def test_by_size_alone_as_many_go_and_others(digits, demo, sparse):
+    chosen = Settings(granularity="weight", sparsity=0.7, allocation="uniform", threads=1)
+    by_size = personalize(digits, demo.adapt, chosen).profile.weight_masks
+    by_harm = sparse.profile.weight_masks
+    counts = [sum(int(m.sum()) for m in masks.values()) for masks in (by_size, by_harm)]
+    assert counts[0] == pytest.approx(counts[1], rel=0.01)
+    assert any(by_size[name].sum() != by_harm[name].sum() for name in by_size)
 
 
 def test_it_goes_as_far_as_the_guard_allows_as_well(digits, demo):
