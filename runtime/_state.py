@@ -12,6 +12,7 @@ from ._external import FloatArray
 from ._graph import Graph
 from ._plan import groups_in_scope, keep_counts
 from ._stream import Batches
+from ._targets import SiteMoments, Targets
 from .allocation import DamageCurve
 from .artifact import Artifact
 from .costs import DEFAULT_RATES, Rates
@@ -49,6 +50,8 @@ class State:
     teacher: dict[str, FloatArray]
     normalization: float = 0.0
     normalized: dict[str, FloatArray] = field(default_factory=dict)
+    targets: Targets | None = None
+    curve_moments: SiteMoments | None = None
     curves: Mapping[str, DamageCurve] | None = None
     stream: NDArray[np.floating] = field(default_factory=lambda: np.empty(0, np.float32))
     scores: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from ._graph import Graph
 from ._ort import run
 from ._plan import Site
 from ._stream import Batches
+from ._targets import Taker
 from .scoring import SiteStatistics
 from .statistics import Moments, rows
 
@@ -62,6 +63,7 @@ class Watcher:
         positions: gather single positions, of some samples.
         noted: tensors of which to write down rows of the same samples, and their channel axes.
         every: how many batches lie between those that are looked into.
+        takers: what else takes something out of every batch.
         threads: threads of one operator.
 
     Attributes:
@@ -78,6 +80,7 @@ class Watcher:
         positions: bool = True,
         noted: Mapping[str, int] | None = None,
         every: int = POSITIONS_EVERY,
+        takers: Sequence[Taker] = (),
         threads: int,
     ) -> None:
         self.statistics = {
@@ -94,21 +97,26 @@ class Watcher:
         made = {s.tensor: graph.mean_nodes(s.tensor, s.channel_axis) for s in sites if means}
         self._probes = {tensor: name for tensor, (name, _) in made.items()}
         nodes = [node for _, those in made.values() for node in those]
-        self._pooled = _Part(
-            graph, tensors, (*self._always, *self._probes.values()), nodes, threads
-        )
-        whole = (*self._always, *self.statistics, *self._noted)
+        self._takers = tuple(takers)
+        taken = [name for taker in takers for name in taker.outputs]
+        given = [node for taker in takers for node in taker.nodes]
+        pooled = (*self._always, *self._probes.values(), *taken)
+        self._pooled = _Part(graph, tensors, pooled, _once([*nodes, *given]), threads)
+        whole = (*self._always, *self.statistics, *self._noted, *taken)
         looking = (sites and positions) or noted
-        self._full = _Part(graph, tensors, whole, [], threads) if looking else None
-        self._batches = 0
+        self._full = _Part(graph, tensors, whole, _once(given), threads) if looking else None
+        self._batches = self._samples = 0
         self._waiting: list[Mapping[str, NDArray[np.float32]]] = []
         self._samples_waiting = 0
 
     def run(self, batch: NDArray[np.float32]) -> list[FloatArray]:
         """Run the network; return its output and, where it has a head, what that reads."""
         part = self._full if self._full is not None and self.looks_into_next else self._pooled
-        self._batches += 1
         values = part({self._input: batch})
+        for taker in self._takers:
+            taker.take(self._batches, self._samples, values)
+        self._batches += 1
+        self._samples += len(batch)
         if part is self._full:
             self._look_into(values)
         elif self._probes:
@@ -163,6 +171,11 @@ class _Part:
         return dict(zip(self._outputs, run(self._session, self._outputs, feeds), strict=True))
 
 
+def _once(nodes: Sequence[Any]) -> list[Any]:
+    """Nodes without those that make the same once more."""
+    return list({node.output[0]: node for node in nodes}.values())
+
+
 def _mean(value: NDArray[np.float32], channel_axis: int) -> NDArray[np.float32]:
     moved = np.moveaxis(value, channel_axis, 1)
     return np.asarray(moved.reshape(*moved.shape[:2], -1).mean(2), np.float32)
@@ -178,6 +191,7 @@ def watch(
     means: bool = True,
     positions: bool = True,
     noted: Mapping[str, int] | None = None,
+    takers: Sequence[Taker] = (),
     held_out: Iterable[NDArray[np.float32]] = (),
     on_samples: Callable[[int], None] = lambda _: None,
 ) -> Watched:
@@ -188,7 +202,7 @@ def watch(
         batches: the user's samples.
         tensors: the network's external tensors.
         threads: threads of one operator.
-        sites, means, positions, noted: what to gather, see `Watcher`.
+        sites, means, positions, noted, takers: what to gather, see `Watcher`.
         held_out: batches of samples to ask only.
         on_samples: called with the number of samples after each batch.
     """
@@ -201,6 +215,7 @@ def watch(
         positions=positions,
         noted=noted,
         every=int(np.clip(len(batches) // wanted, 1, POSITIONS_EVERY)),
+        takers=takers,
         threads=threads,
     )
     seen = Watched(statistics=watcher.statistics, said=watcher.said)

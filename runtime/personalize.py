@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ._allocate import allocated, estimated_speed, judged
+from ._allocate import allocated, curve_moments, estimated_speed, judged
 from ._external import FloatArray
 from ._graph import Graph
 from ._light import prune_at_once
@@ -29,6 +29,7 @@ from ._prune import Pruned, PruneJob, best_units, prune_deep, prune_masks
 from ._prune_weights import prune_head_weights, prune_weights, weight_steps
 from ._state import Classes, OnProgress, State
 from ._stream import Batches, SampleSource
+from ._targets import TARGETS_SHARE, Taker, Targets, targets_of
 from ._watch import ROWS_PER_SAMPLE, Watched, watch
 from .artifact import Artifact
 from .calibrate import usable_bias
@@ -224,6 +225,7 @@ def _watch(state: State) -> Watched:
         sites=_sites_to_watch(state),
         means=state.settings.criterion == "activation" or _in_one_pass(state.settings),
         noted=_tensors_to_note(state),
+        takers=_takers(state),
         held_out=state.held_out,
         on_samples=count,
     )
@@ -243,8 +245,23 @@ def _watch_again(state: State) -> Watched:
         threads=state.threads,
         sites=sites_reading(state.graph, state.may_lose) if in_one_pass else (),
         noted=_tensors_to_note(state),
+        takers=_takers(state),
         held_out=state.held_out,
     )
+
+
+def _takers(state: State) -> list[Taker]:
+    """What deep repair takes from the pass: what to imitate, and what allocation weighs."""
+    settings, groups = state.settings, state.may_lose
+    if settings.strength != "deep" or not settings.repair or not groups:
+        return []
+    samples = len(state.adapt)
+    wanted = targets_of(state.graph, groups, samples)
+    state.targets = Targets(state.graph, wanted, samples, state.budget_bytes // TARGETS_SHARE)
+    if settings.allocation != "damage":
+        return [state.targets]
+    state.curve_moments = curve_moments(state, groups)
+    return [state.targets, state.curve_moments]
 
 
 def _tensors_to_note(state: State) -> dict[str, int]:
@@ -340,6 +357,7 @@ def _prune(state: State, seen: Watched, share: float) -> Pruned:
         budget_bytes=state.budget_bytes,
         threads=state.threads,
         on_layer=lambda: count(1),
+        targets=state.targets,
     )
     if not settings.repair:
         return prune_masks(job)

@@ -145,7 +145,7 @@ def test_some_samples_are_looked_at_and_all_are_moved(digits, demo):
     site = sites_reading(graph, [group.name for group in digits.info.prunable])[-1]
     walk = LayerWalk(graph, batches, {"a": tensors}, fixed=("a",), budget_bytes=10**9, threads=1)
     then = graph.consumed_at(site.operators[0])
-    looked_at = list(walk.observe(site.tensor, then=then, samples=12))
+    looked_at = list(walk.observe(site.tensor, then=then, every=3))
     assert len(looked_at) == 4  # batches 0, 3, 6 and 9
     assert walk.advance(then)
     again = list(walk.observe(site.tensor))
