@@ -63,9 +63,13 @@ def _product(values: list[Array], _: int) -> Array:
     return np.asarray(values[0] * values[1])
 
 
+def _joined(values: list[Array], axis: int) -> Array:
+    return np.concatenate(values, axis)
+
+
 _OPERATORS: Mapping[str, Callable[[list[Array], int], Array]] = {
     "Add": lambda values, _: np.asarray(values[0] + values[1]),
-    "Concat": lambda values, axis: np.concatenate(values, axis),
+    "Concat": _joined,
     "Gather": lambda values, axis: np.take(values[0], values[1], axis),
     "Mul": _product,
     "Reshape": lambda values, _: values[0].reshape(values[1].tolist()),

@@ -150,8 +150,9 @@ class Graph:
         if step == 1:
             return tensor, []
         name, spatial = f"edgeprune.picked.{tensor}", len(sizes)
-        kernel = np.zeros((channels or 0, 1, *[2] * spatial), np.float32)
-        kernel[(..., *[1] * spatial)] = 1.0
+        kernel = np.zeros((channels or 0, 1, 2**spatial), np.float32)
+        kernel[..., -1] = 1.0  # the corner that is half a step away
+        kernel = kernel.reshape(-1, 1, *[2] * spatial)
         value = onnx.numpy_helper.from_array(kernel)
         return name, [
             helper.make_node("Constant", [], [f"{name}.kernel"], value=value),
@@ -248,6 +249,10 @@ def _grid_step(sizes: Sequence[int], limit: int) -> int:
     What is shorter than a step in one direction (a spectrogram's bands) keeps the step small.
     """
     step = 1
-    while math.prod(max(0, (size - 1 - (step + 1) // 2) // (step + 1) + 1) for size in sizes) >= limit:
+    while math.prod(_points(size, step + 1) for size in sizes) >= limit:
         step += 1
     return step
+
+
+def _points(size: int, step: int) -> int:
+    return max(0, (size - 1 - step // 2) // step + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -219,7 +220,7 @@ def _fitted_mixing(
     operators: Sequence[Operator],
     moments: CrossMoments,
     kept: Bool,
-) -> list[tuple[FloatArray, FloatArray]]:
+) -> list[tuple[FloatArray, NDArray[Any]]]:
     """Weights, of the kept inputs, and shifts, by how the kept channels make all of them."""
     mixing = fit_mixing(moments, kept, job.ridge)
     fitted = []
@@ -233,7 +234,7 @@ def _fitted_mixing(
 
 def _fitted_outputs(
     job: PruneJob, operators: Sequence[Operator], moments: CrossMoments, kept: Bool
-) -> list[tuple[FloatArray, FloatArray]]:
+) -> list[tuple[FloatArray, NDArray[Any]]]:
     """Weights, of the kept inputs, and shifts, fitted to the operators' own outputs."""
     outgoing = outgoing_weights(job.teacher, operators, silent=True)
     weights, added = fit_outputs(moments, outgoing, kept, job.ridge)

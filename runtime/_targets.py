@@ -100,10 +100,9 @@ def _at_each_position(graph: Graph, site: Site, operator: Operator) -> bool:
         return False
     weight = graph.artifact.tensors[operator.weight]
     pointwise = weight.size == operator.in_channels * operator.out_channels
-    before, behind = (
-        _positions(graph, tensor, channel_axis(operator)) for tensor in (site.tensor, operator.output)
-    )
-    return pointwise and before is not None and before == behind
+    axis = channel_axis(operator)
+    before = _positions(graph, site.tensor, axis)
+    return pointwise and before is not None and before == _positions(graph, operator.output, axis)
 
 
 def _positions(graph: Graph, tensor: str, axis: int) -> tuple[int | None, ...] | None:

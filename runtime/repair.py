@@ -126,9 +126,7 @@ def mixed_weight(
     return laid_out(mixed, weight, operator), offset.astype(np.float32)
 
 
-def laid_out(
-    matrix: Float64, like: NDArray[np.float32], operator: Operator
-) -> NDArray[np.float32]:
+def laid_out(matrix: Float64, like: NDArray[np.float32], operator: Operator) -> NDArray[np.float32]:
     """The inverse of `weight_matrix`, for any number of inputs: float32, laid out as `like` is."""
     axes = (operator.out_axis, operator.in_axis or 0)
     kernel = [n for axis, n in enumerate(like.shape) if axis not in axes]
@@ -224,7 +222,7 @@ class Elimination:
         self._rows = np.arange(len(rows))
 
 
-def _subtract_product(matrix: Float64, left: Float64, right: Float64) -> None:
+def _subtract_product(matrix: Float64, left: Float64, right: NDArray[Any]) -> None:
     """``matrix -= left @ right`` by rows that fit a cache with their product."""
     product = np.empty((_ROWS_AT_ONCE, matrix.shape[1]))
     for start in range(0, len(matrix), _ROWS_AT_ONCE):

@@ -146,7 +146,7 @@ class CrossMoments:
     def xx(self) -> Float64:
         """Covariance of the input, shape ``(inputs, inputs)``; a new array each time."""
         self._merge()
-        return np.divide(self._xx, max(self._count, 1), dtype=np.float64)
+        return np.asarray(np.divide(self._xx, max(self._count, 1), dtype=np.float64))
 
     @property
     def mean_variance(self) -> float:
@@ -160,7 +160,7 @@ class CrossMoments:
         self._merge()
         if self._same:
             return self.xx
-        return np.divide(self._yx, max(self._count, 1), dtype=np.float64)
+        return np.asarray(np.divide(self._yx, max(self._count, 1), dtype=np.float64))
 
 
 def _centred(
