@@ -14,7 +14,7 @@ from ._external import FloatArray
 from ._graph import Graph
 from ._light import prune_at_once
 from ._light_walk import operators_reading, prune_light
-from ._ort import give_back
+from ._ort import give_back, run
 from ._outcome import made_profile, taught_logits
 from ._plan import (
     Site,
@@ -46,7 +46,6 @@ from .prior import (
 )
 from .profile import Profile
 from .scoring import unit_scores
-from .session import Session
 from .settings import Outcome, Report, Settings, Tried
 from .teach import fit_head, propagate
 
@@ -446,9 +445,12 @@ def _guard(state: State, seen: Watched, pruned: Pruned, profile: Profile) -> Gua
 def _outputs_on_held_out(state: State, profile: Profile) -> NDArray[np.floating]:
     """Logits on the held-out samples."""
     count = state.counter("checking", len(state.held_out))
-    session = Session(state.artifact, profile, threads=state.threads)
+    graph = state.graph
+    tensors = dict(state.artifact.tensors) | dict(state.artifact.neutral_masks)
+    tensors |= profile.tensors(state.artifact)
+    session = graph.session([graph.input], [graph.output], tensors, state.threads)
     outputs = []
     for batch in state.held_out:
-        outputs.append(state.logits(session.run(batch)))
+        outputs.append(state.logits(run(session, [graph.output], {graph.input: batch})[0]))
         count(len(batch))
     return np.concatenate(outputs)
