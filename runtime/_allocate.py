@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,21 @@ from ._outcome import made_profile
 from ._prune import Pruned
 from ._state import State
 from ._stream import Batches
+from ._targets import SiteMoments
 from ._watch import Watched
-from .allocation import Answers, DamageCurve, damage_curves, spread
+from .allocation import (
+    ROWS_FOR_CURVES,
+    Answers,
+    DamageCurve,
+    curve_sites,
+    damage_curves,
+    spread,
+)
 from .costs import network_costs
+from .statistics import CrossMoments, rows
 from .teach import class_importance, weighed_head
 
-__all__ = ["allocated", "estimated_speed", "judged", "judging_places", "some"]
+__all__ = ["allocated", "curve_moments", "estimated_speed", "judged", "judging_places", "some"]
 
 _SAMPLES = 64
 _ANSWERS = 8  # samples on which every group is pruned by itself
@@ -38,6 +47,20 @@ def allocated(
     return spread(known, exact, settings.channel_multiple, costs, settings.faster)
 
 
+def curve_moments(state: State, groups: Collection[str]) -> SiteMoments:
+    """What the curves of `groups` are measured on, to be taken from the pass that watches."""
+    sites = curve_sites(state.graph, groups)
+    head = _head_input(state)
+    others = [site for site in sites if site.tensor != head]
+    step = max(1, len(state.adapt) // _SAMPLES)
+    return SiteMoments(state.graph, others, step, ROWS_FOR_CURVES)
+
+
+def _head_input(state: State) -> str | None:
+    info = state.artifact.info
+    return None if info.head is None else info.operator_by_name[info.head].input
+
+
 def _measured_curves(
     state: State, seen: Watched, groups: frozenset[str]
 ) -> Mapping[str, DamageCurve]:
@@ -46,22 +69,24 @@ def _measured_curves(
     What the head reads has few rows, one a sample, but is known of all of them. The samples whose
     answers tell what matters are not among those that it is fitted on.
     """
-    info, adapt = state.artifact.info, state.adapt
+    adapt, head = state.adapt, _head_input(state)
     places = judging_places(adapt)
-    known = {}
-    if info.head is not None and seen.features is not None:
-        others = np.delete(seen.features, places, axis=0)
-        known[info.operator_by_name[info.head].input] = others
+    moments = dict(state.curve_moments.moments) if state.curve_moments else {}
+    if head is not None and seen.features is not None:
+        others = rows(np.delete(seen.features, places, axis=0), -1)
+        moments[head] = CrossMoments(others.shape[1], single=True)
+        moments[head].update(others)
+    state.curve_moments = None
     taught = made_profile(state, Pruned(), state.classes, None).tensors(state.artifact)
     curves = damage_curves(
         state.graph,
-        some(state.adapt, _SAMPLES),
+        adapt,
         state.teacher,
         groups,
         ridge=state.settings.ridge,
         threads=state.threads,
         judged=judged(state),
-        seen=known,
+        moments=moments,
         answers=Answers(
             adapt.subset([adapt.indices[place] for place in places]),
             state.teacher | dict(taught),

@@ -12,10 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from ._fold import folded, outside
 from ._ort import make_session
 from .artifact import Artifact, Operator
 from .network._graph import read_names
@@ -134,6 +136,37 @@ class Graph:
         given = helper.make_node("Constant", [], [f"{name}.axes"], value_ints=axes)
         return name, [given, helper.make_node("ReduceMean", [tensor, f"{name}.axes"], [name])]
 
+    def picked_nodes(self, tensor: str, channel_axis: int, limit: int) -> tuple[str, list[Any]]:
+        """Nodes that pick at least `limit` positions of a tensor, on a grid, and what they make.
+
+        A depthwise convolution with a single 1 in its kernel stays inside ONNX Runtime's blocked
+        layout, so that only what was picked has to leave it. Tensors of fewer positions, of unknown
+        shape, or with their channels last come whole.
+        """
+        shape = self.shapes.get(tensor, ())
+        sizes = [size or 0 for size in shape[2:]]
+        channels = shape[1] if len(shape) > 2 else None
+        step = _grid_step(sizes, limit) if channel_axis == 1 and channels else 1
+        if step == 1:
+            return tensor, []
+        name, spatial = f"edgeprune.picked.{tensor}", len(sizes)
+        kernel = np.zeros((channels or 0, 1, 2**spatial), np.float32)
+        kernel[..., -1] = 1.0  # the corner that is half a step away
+        kernel = kernel.reshape(-1, 1, *[2] * spatial)
+        value = onnx.numpy_helper.from_array(kernel)
+        return name, [
+            helper.make_node("Constant", [], [f"{name}.kernel"], value=value),
+            helper.make_node(
+                "Conv",
+                [tensor, f"{name}.kernel"],
+                [name],
+                group=channels,
+                kernel_shape=[2] * spatial,
+                dilations=[step // 2] * spatial,
+                strides=[step] * spatial,
+            ),
+        ]
+
     def _build(
         self,
         feeds: Sequence[str],
@@ -143,11 +176,38 @@ class Graph:
         threads: int,
     ) -> Any:
         graph = self._part(feeds, outputs, extra)
+        graph, given = self._folded(graph, tensors)
         model = helper.make_model(
             graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version
         )
-        read = {t.name: tensors[t.name] for t in graph.initializer if t.name in tensors}
-        return make_session(model.SerializeToString(), read, threads=threads)
+        return make_session(model.SerializeToString(), given, threads=threads)
+
+    def _folded(
+        self, graph: Any, tensors: Mapping[str, NDArray[Any]]
+    ) -> tuple[Any, dict[str, NDArray[Any]]]:
+        """A part with effective weights in place of what makes them, and all that it reads."""
+        weights = [node for node in graph.node if node.name.startswith(WEIGHT_NODE)]
+        rest = [node for node in graph.node if not node.name.startswith(WEIGHT_NODE)]
+        names = [tensor.name for tensor in graph.initializer]
+        known = self._constants | {name: tensors[name] for name in names if name in tensors}
+        left, made = folded(weights, known)
+        read = {name for node in (*left, *rest) for name in read_names(node)}
+        read.update(value.name for value in graph.output)
+        stay = [tensor for tensor in graph.initializer if tensor.name in read]
+        made = {name: value for name, value in made.items() if name in read}
+        initializers = [*stay, *(outside(name, value) for name, value in made.items())]
+        nodes = [*left, *rest]  # weight expressions read nothing from the path of the data
+        part = helper.make_graph(nodes, graph.name, graph.input, graph.output, initializers)
+        return part, {t.name: tensors[t.name] for t in stay if t.name in tensors} | made
+
+    @cached_property
+    def _constants(self) -> dict[str, NDArray[Any]]:
+        """What stands inside the model."""
+        return {
+            name: onnx.numpy_helper.to_array(tensor)
+            for name, tensor in self._initializers.items()
+            if tensor.data_location != TensorProto.EXTERNAL
+        }
 
     def _part(self, feeds: Sequence[str], outputs: Sequence[str], extra: Sequence[Any]) -> Any:
         made = {name for node in extra for name in node.output}
@@ -181,3 +241,18 @@ class Graph:
         kind = self._values[name].elem_type if name in self._values else TensorProto.FLOAT
         dims = None if shape is None else list(shape)
         return helper.make_tensor_value_info(name, kind or TensorProto.FLOAT, dims)
+
+
+def _grid_step(sizes: Sequence[int], limit: int) -> int:
+    """The widest step of a grid, half a step from the border, that has `limit` points; 1 if none.
+
+    What is shorter than a step in one direction (a spectrogram's bands) keeps the step small.
+    """
+    step = 1
+    while math.prod(_points(size, step + 1) for size in sizes) >= limit:
+        step += 1
+    return step
+
+
+def _points(size: int, step: int) -> int:
+    return max(0, (size - 1 - step // 2) // step + 1)

@@ -60,9 +60,10 @@ def prune_light(job: PruneJob, said: Mapping[str, Sequence[FloatArray]], limit: 
     for operator in operators_reading(info, job.masks):
         behind = job.graph.consumed_at(operator) + 1
         axis = channel_axis(operator)
+        picked, nodes = job.graph.picked_nodes(operator.output, axis, limit)
         x = [
             rows(seen[_STUDENT], axis, limit)
-            for seen in walk.observe(operator.output, then=behind, exactly=True)
+            for seen in walk.observe(picked, then=behind, exactly=True, nodes=nodes)
         ]
         gain, shift = _channel_fit(np.concatenate(x), np.concatenate(said[operator.output]))
         if walk.advance(behind, exactly=True) and walk.holds(operator.output):

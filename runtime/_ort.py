@@ -54,6 +54,7 @@ def make_session(
     folder: Path | None = None,
     optimized_model: Path | None = None,
     optimize: bool = True,
+    arena: bool = True,
 ) -> Any:
     """Build an inference session on the CPU.
 
@@ -65,6 +66,8 @@ def make_session(
         folder: where a model given as bytes finds external tensors that `tensors` does not hold.
         optimized_model: write the optimised graph there, for tests and for the curious.
         optimize: False runs the graph as it is written, which starts faster and runs slower.
+        arena: False lets memory go as soon as it is not needed; what a run returns stands in the
+            arena, which would keep the room for all that was ever kept of it at once.
 
     Raises:
         ArtifactError: ONNX Runtime cannot load the model.
@@ -78,6 +81,7 @@ def make_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Runs a Shape as soon as it can, so that what is only asked for its size is freed at once.
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    options.enable_cpu_mem_arena = arena
     injected = _inject(options, tensors or {})
     source: Any = model if isinstance(model, bytes) else str(model)
     try:

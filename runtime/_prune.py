@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._external import FloatArray
 from ._graph import Graph
-from ._plan import Site, find_sites, first_use, read_at_one_site, sites_reading
+from ._plan import find_sites, first_use, read_at_one_site
 from ._stream import Batches
+from ._targets import TARGETS_SHARE, Target, Targets, targets_of
 from ._walk import LayerWalk
+from ._watch import watch
 from .artifact import Operator
 from .profile import kept_inputs
-from .repair import Mixing, fit_mixing, mixed_weight, outgoing_weights, repair_aware_mask
+from .repair import (
+    Mixing,
+    fit_mixing,
+    fit_outputs,
+    laid_out,
+    mixed_weight,
+    outgoing_weights,
+    repair_aware_mask,
+)
 from .statistics import CrossMoments, rows
 
 __all__ = [
@@ -30,9 +40,7 @@ __all__ = [
 
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]
-# Positions of one sample are alike: more of them cost and teach little.
-_ROWS_FOR_WEIGHTS = 32  # twice as many gave the same agreement on development users
-_ROWS_PER_UNIT = 40  # a layer of few units has seen enough before the samples are through
+_STUDENT = "student"
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,7 @@ class PruneJob:
         choose_here: choose masks at their layer instead, where `repair_aware_mask` can.
         ridge, budget_bytes, threads: see `fit_mixing` and `LayerWalk`.
         on_layer: called when a layer is done.
+        targets: what the teacher says where `prune_deep` fits something; None to find out.
     """
 
     graph: Graph
@@ -62,6 +71,7 @@ class PruneJob:
     threads: int
     on_layer: Callable[[], None] = lambda: None
     judged: Mapping[str, FloatArray] | None = None
+    targets: Targets | None = None
 
 
 @dataclass
@@ -122,56 +132,121 @@ def prune_masks(job: PruneJob) -> Pruned:
 
 
 def prune_deep(job: PruneJob) -> Pruned:
-    """Prune site after site and re-fit the consumers' weights, each on its already pruned input."""
-    walker = SideBySide(job)
+    """Prune site after site and re-fit the consumers' weights, each on its already pruned input.
+
+    Only the pruned network is walked through. Where what stands at a site fits the memory, it runs
+    once: the cut moves to before the consumers, which are fitted there.
+    """
+    targets = job.targets or _watched_targets(job)
+    student = dict(job.teacher)
+    result = Pruned()
     choosable = read_at_one_site(find_sites(job.graph)) if job.choose_here else {}
-    sites = sites_reading(job.graph, job.keep)
-    limits = [first_use(job.graph, site) for site in sites]
-    for site, limit, then in zip_longest(sites, limits, limits[1:]):
-        walker.walk.advance(limit)
-        moments = _observe(walker.walk, site, then)
-        for name in site.groups:
-            if name not in job.keep:
-                continue
-            if name in choosable:
-                walker.mask(name, _chosen_here(job, site, moments, job.keep[name]))
-            elif name not in walker.result.masks:
-                walker.mask(name, job.masks[name])
-        _refit(walker, site, moments)
+    walk = LayerWalk(
+        job.graph,
+        job.batches,
+        {_STUDENT: student},
+        fixed=(_STUDENT,),
+        budget_bytes=job.budget_bytes - job.budget_bytes // TARGETS_SHARE,
+        threads=job.threads,
+        half=True,
+    )
+    for target in targets.targets:
+        if job.keep.keys().isdisjoint(target.site.groups):
+            continue
+        moments = _observe(walk, target, targets)
+        for name in target.site.groups:
+            if name in job.keep and name not in result.masks:
+                here = name in choosable
+                mask = _chosen_here(job, target, moments, name) if here else job.masks[name]
+                result.masks[name] = mask
+                student[job.graph.artifact.info.group_by_name[name].mask] = mask.astype(np.float32)
+        student |= _refit(job, result, target, moments)
         job.on_layer()
-    return walker.result
+    return result
 
 
-def _observe(walk: LayerWalk, site: Site, then: int | None) -> CrossMoments:
-    units = len(site.units)
-    moments = CrossMoments(units, units)
-    samples = -(-units * _ROWS_PER_UNIT // _ROWS_FOR_WEIGHTS)
-    for seen in walk.observe(site.tensor, then=then, samples=samples):
-        moments.update(
-            rows(seen["student"], site.channel_axis, _ROWS_FOR_WEIGHTS),
-            rows(seen["teacher"], site.channel_axis, _ROWS_FOR_WEIGHTS),
-        )
+def _watched_targets(job: PruneJob) -> Targets:
+    """What the teacher says, where it was not watched before."""
+    samples = len(job.batches)
+    wanted = targets_of(job.graph, job.keep, samples)
+    targets = Targets(job.graph, wanted, samples, job.budget_bytes // TARGETS_SHARE)
+    watch(job.graph, job.batches, job.teacher, takers=[targets], threads=job.threads)
+    return targets
+
+
+def _observe(walk: LayerWalk, target: Target, targets: Targets) -> CrossMoments:
+    """Joint moments of what stands at a site, pruned, and of what its readers are fitted to."""
+    site, units = target.site, len(target.site.units)
+    picked, nodes = walk.graph.picked_nodes(site.tensor, site.channel_axis, targets.limit)
+    limit = first_use(walk.graph, site)
+    outputs = sum(operator.out_channels for operator in site.operators)
+    moments = CrossMoments(units, outputs if target.own else units)
+    found = walk.observe(picked, then=limit, exactly=True, every=target.every, nodes=nodes)
+    for number, seen in enumerate(found):
+        x = rows(seen[_STUDENT], site.channel_axis, targets.limit)
+        moments.update(x, targets.said(target, number))
+    walk.advance(limit, exactly=True)
     return moments
 
 
-def _chosen_here(job: PruneJob, site: Site, moments: CrossMoments, count: int) -> Bool:
-    outgoing = outgoing_weights(job.judged or job.teacher, site.operators)
-    return repair_aware_mask(moments, outgoing, count, job.ridge)
+def _chosen_here(job: PruneJob, target: Target, moments: CrossMoments, name: str) -> Bool:
+    tensors = job.teacher if target.own else job.judged or job.teacher
+    outgoing = outgoing_weights(tensors, target.site.operators, silent=target.own)
+    return repair_aware_mask(moments, outgoing, job.keep[name], job.ridge, own=target.own)
 
 
-def _refit(walker: SideBySide, site: Site, moments: CrossMoments) -> None:
-    job, result = walker.job, walker.result
-    kept = kept_inputs(job.graph.artifact, site.operators[0], result.masks)
-    mixing = fit_mixing(moments, kept, job.ridge)
-    for operator in site.operators:
-        weight, offset = mixed_weight(job.teacher[operator.weight], operator, mixing)
-        shift = job.teacher[operator.shift] + job.teacher[operator.gain] * offset
+def _refit(
+    job: PruneJob, result: Pruned, target: Target, moments: CrossMoments
+) -> dict[str, FloatArray]:
+    """Fit a site's consumers; return their tensors in full size."""
+    operators = target.site.operators
+    kept = kept_inputs(job.graph.artifact, operators[0], result.masks)
+    if target.own:
+        fitted = _fitted_outputs(job, operators, moments, kept)
+    else:
+        fitted = _fitted_mixing(job, result, operators, moments, kept)
+    changed: dict[str, FloatArray] = {}
+    for operator, (weight, shift) in zip(operators, fitted, strict=True):
         result.weights[operator.name] = weight
         result.shifts[operator.name] = shift.astype(np.float32)
-        walker.student[operator.weight] = _full_size(weight, operator, kept)
-        walker.student[operator.shift] = result.shifts[operator.name]
-        if operator.name == walker.info.head:
+        changed[operator.weight] = _full_size(weight, operator, kept)
+        changed[operator.shift] = result.shifts[operator.name]
+    return changed
+
+
+def _fitted_mixing(
+    job: PruneJob,
+    result: Pruned,
+    operators: Sequence[Operator],
+    moments: CrossMoments,
+    kept: Bool,
+) -> list[tuple[FloatArray, NDArray[Any]]]:
+    """Weights, of the kept inputs, and shifts, by how the kept channels make all of them."""
+    mixing = fit_mixing(moments, kept, job.ridge)
+    fitted = []
+    for operator in operators:
+        weight, offset = mixed_weight(job.teacher[operator.weight], operator, mixing)
+        fitted.append((weight, job.teacher[operator.shift] + job.teacher[operator.gain] * offset))
+        if operator.name == job.graph.artifact.info.head:
             result.head_mixing = mixing
+    return fitted
+
+
+def _fitted_outputs(
+    job: PruneJob, operators: Sequence[Operator], moments: CrossMoments, kept: Bool
+) -> list[tuple[FloatArray, NDArray[Any]]]:
+    """Weights, of the kept inputs, and shifts, fitted to the operators' own outputs."""
+    outgoing = outgoing_weights(job.teacher, operators, silent=True)
+    weights, added = fit_outputs(moments, outgoing, kept, job.ridge)
+    fitted, start = [], 0
+    for operator in operators:
+        mine = slice(start, start := start + operator.out_channels)
+        gain = job.teacher[operator.gain].astype(np.float64)
+        like = job.teacher[operator.weight]
+        weight = weights[mine] / np.where(gain == 0, 1.0, gain)[:, None]
+        laid = laid_out(weight[:, :, None], like, operator)
+        fitted.append((laid, added[mine] - gain * job.teacher[operator.bias]))
+    return fitted
 
 
 def _full_size(weight: FloatArray, operator: Operator, kept: Bool) -> FloatArray:

@@ -12,6 +12,7 @@ from ._external import FloatArray
 from ._graph import Graph
 from ._plan import groups_in_scope, keep_counts, unit_steps
 from ._stream import Batches
+from ._targets import SiteMoments, Targets
 from .allocation import DamageCurve
 from .artifact import Artifact
 from .costs import DEFAULT_RATES, Rates
@@ -50,6 +51,8 @@ class State:
     teacher: dict[str, FloatArray]
     normalization: float = 0.0
     normalized: dict[str, FloatArray] = field(default_factory=dict)
+    targets: Targets | None = None
+    curve_moments: SiteMoments | None = None
     curves: Mapping[str, DamageCurve] | None = None
     harm: Mapping[str, Harm] | None = None
     stream: NDArray[np.floating] = field(default_factory=lambda: np.empty(0, np.float32))

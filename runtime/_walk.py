@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._graph import Graph
+from ._half import halved, widened
 from ._ort import run, trim_memory
 from ._stream import Batches
 
@@ -34,8 +35,10 @@ class LayerWalk:
         batches: its samples, in batches that can be gone over again.
         tracks: for each track its external tensors; the caller changes them as layers are fitted,
             but only those of operators that stand at or after the cut.
-        fixed: those tracks whose tensors the caller never changes.
+        fixed: those tracks that move on while they are observed: the caller changes nothing of
+            them before the tensor that is.
         budget_bytes: the most that activations kept at a cut may take.
+        half: keep them in half precision, as far as its range goes.
         threads: threads of one operator.
     """
 
@@ -48,6 +51,7 @@ class LayerWalk:
         fixed: Collection[str] = (),
         budget_bytes: int,
         threads: int,
+        half: bool = False,
     ) -> None:
         self.graph = graph
         self.batches = batches
@@ -55,6 +59,7 @@ class LayerWalk:
         self.budget_bytes = budget_bytes
         self.threads = threads
         self.fixed = frozenset(fixed)
+        self.half = half
         self.position = 0
         self.kept_bytes = 0
         self._feeds: tuple[str, ...] = (graph.input,)
@@ -67,27 +72,27 @@ class LayerWalk:
         *,
         then: int | None = None,
         exactly: bool = False,
-        samples: int | None = None,
+        every: int = 1,
+        nodes: Sequence[Any] = (),
     ) -> Iterator[dict[str, NDArray[np.float32]]]:
         """Give the values of `tensor` batch by batch, for every track: ``(batch, …)`` float32.
 
         With `then` and `exactly`, what `advance` will be called with next, fixed tracks are moved
-        on in the same run; nothing else may be observed before that. With `samples` only about so
-        many are looked at, evenly chosen.
+        on in the same run; nothing else may be observed before that. Only `every` so many batches
+        are looked at. `nodes` make the tensor where it is none of the network's own.
         """
         target = None if then is None else self._target(then, exactly)
         names = () if target is None else self.graph.live(target)
         wanted = {track: (tensor, *(names if track in self.fixed else ())) for track in self.tracks}
-        runs = {track: self._run(track, outputs) for track, outputs in wanted.items()}
+        runs = {track: self._run(track, outputs, nodes) for track, outputs in wanted.items()}
         ahead: dict[str, list[Tensors]] = {track: [] for track in self.fixed}
-        every = 1 if samples is None else max(1, len(self.batches) // max(samples, 1))
         step = every if target is None else 1  # what nobody looks at need not be read
         for index, feeds in enumerate(self._fed(step)):
             looked_at = index * step % every == 0
             values = {t: runs[t](feeds[t]) for t in (runs if looked_at else self.fixed)}
             if target is not None:
                 for track, kept in ahead.items():
-                    kept.append({name: values[track][name] for name in names})
+                    kept.append(self._packed({name: values[track][name] for name in names}))
                     self._forget(track, index)
             if looked_at:
                 yield {track: found[tensor] for track, found in values.items()}
@@ -112,7 +117,7 @@ class LayerWalk:
         kept = {track: kept.get(track, []) for track in self.tracks}
         for index, feeds in enumerate(self._fed() if runs else ()):
             for track, compute in runs.items():
-                kept[track].append(compute(feeds[track]))
+                kept[track].append(self._packed(compute(feeds[track])))
                 self._forget(track, index)
         self.position, self._feeds, self._kept = target, names, kept
         trim_memory()
@@ -158,11 +163,21 @@ class LayerWalk:
         if not exactly or limit <= self.position:
             return self._narrowest(limit)
         size = self.graph.live_bytes(limit)
-        fits = size is not None and size * len(self.batches) <= self.budget_bytes
+        fits = size is not None and size * self._copies() <= self.budget_bytes
         return limit if fits and len(self.tracks) == 1 else self._narrowest(limit - 1)
 
+    def _copies(self) -> float:
+        """How many times a sample's tensors are kept."""
+        return len(self.batches) * len(self.tracks) / (2 if self.half else 1)
+
+    def _packed(self, values: Tensors) -> Tensors:
+        return {name: halved(value) for name, value in values.items()} if self.half else values
+
+    def _unpacked(self, values: Tensors) -> Tensors:
+        return {name: widened(value) for name, value in values.items()} if self.half else values
+
     def _narrowest(self, limit: int) -> int | None:
-        count = len(self.batches) * len(self.tracks)
+        count = self._copies()
         sizes = {p: self.graph.live_bytes(p) for p in range(self.position + 1, limit + 1)}
         fitting = [
             (size, -p)
@@ -178,15 +193,17 @@ class LayerWalk:
                 yield {track: {self.graph.input: batch} for track in self.tracks}
             return
         for index in range(0, len(next(iter(self._kept.values()))), step):
-            yield {track: kept[index] for track, kept in self._kept.items()}
+            yield {track: self._unpacked(kept[index]) for track, kept in self._kept.items()}
 
-    def _run(self, track: str, outputs: Sequence[str]) -> Callable[[Tensors], Tensors]:
+    def _run(
+        self, track: str, outputs: Sequence[str], nodes: Sequence[Any] = ()
+    ) -> Callable[[Tensors], Tensors]:
         """What computes `outputs` from what stands at the cut."""
         wanted = [name for name in dict.fromkeys(outputs) if name not in self._feeds]
         given = [name for name in outputs if name in self._feeds]
         if not wanted:
             return lambda feeds: {name: feeds[name] for name in given}
-        session = self.graph.session(self._feeds, wanted, self.tracks[track], self.threads)
+        session = self.graph.session(self._feeds, wanted, self.tracks[track], self.threads, nodes)
         used = [value.name for value in session.get_inputs()]
 
         def compute(feeds: Tensors) -> Tensors:

@@ -2,7 +2,7 @@
 
 Only what somebody will read is gathered, of the sites that matter. Means come from every sample,
 by pooled probes inside ONNX Runtime's blocked layout. Single positions, whose variance counts, are
-looked at only on some batches, where activations have to leave that layout.
+picked inside that layout as well, and looked at of some batches.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ._graph import Graph
 from ._ort import run
 from ._plan import Site
 from ._stream import Batches
+from ._targets import Taker
 from .scoring import SiteStatistics
 from .statistics import Moments, rows
 
@@ -62,6 +63,7 @@ class Watcher:
         positions: gather single positions, of some samples.
         noted: tensors of which to write down rows of the same samples, and their channel axes.
         every: how many batches lie between those that are looked into.
+        takers: what else takes something out of every batch.
         threads: threads of one operator.
 
     Attributes:
@@ -78,6 +80,7 @@ class Watcher:
         positions: bool = True,
         noted: Mapping[str, int] | None = None,
         every: int = POSITIONS_EVERY,
+        takers: Sequence[Taker] = (),
         threads: int,
     ) -> None:
         self.statistics = {
@@ -93,25 +96,33 @@ class Watcher:
         self._always = (graph.output, *features)
         made = {s.tensor: graph.mean_nodes(s.tensor, s.channel_axis) for s in sites if means}
         self._probes = {tensor: name for tensor, (name, _) in made.items()}
-        nodes = [node for _, those in made.values() for node in those]
-        self._pooled = _Part(
-            graph, tensors, (*self._always, *self._probes.values()), nodes, threads
-        )
-        whole = (*self._always, *self.statistics, *self._noted)
-        looking = (sites and positions) or noted
-        self._full = _Part(graph, tensors, whole, [], threads) if looking else None
-        self._batches = 0
+        single = {site.tensor: site.channel_axis for site in sites if positions}
+        picked = {
+            tensor: graph.picked_nodes(tensor, axis, ROWS_PER_SAMPLE)
+            for tensor, axis in (single | self._noted).items()
+        }
+        self._picked = {tensor: name for tensor, (name, _) in picked.items()}
+        self._positions = positions
+        self._takers = tuple(takers)
+        taken = [name for taker in takers for name in taker.outputs]
+        nodes = [node for _, those in (*made.values(), *picked.values()) for node in those]
+        nodes += [node for taker in takers for node in taker.nodes]
+        outputs = (*self._always, *self._probes.values(), *self._picked.values(), *taken)
+        self._part = _Part(graph, tensors, outputs, _once(nodes), threads)
+        self._batches = self._samples = 0
         self._waiting: list[Mapping[str, NDArray[np.float32]]] = []
         self._samples_waiting = 0
 
     def run(self, batch: NDArray[np.float32]) -> list[FloatArray]:
         """Run the network; return its output and, where it has a head, what that reads."""
-        part = self._full if self._full is not None and self.looks_into_next else self._pooled
-        self._batches += 1
-        values = part({self._input: batch})
-        if part is self._full:
+        values = self._part({self._input: batch})
+        for taker in self._takers:
+            taker.take(self._batches, self._samples, values)
+        if self.looks_into_next:
             self._look_into(values)
-        elif self._probes:
+        self._batches += 1
+        self._samples += len(batch)
+        if self._probes:
             self._waiting.append({t: values[name] for t, name in self._probes.items()})
             self._samples_waiting += len(batch)
             if self._samples_waiting >= _SAMPLES_AT_ONCE:
@@ -121,11 +132,11 @@ class Watcher:
     @property
     def looks_into_next(self) -> bool:
         """Whether the next batch will be looked into."""
-        return self._full is not None and self._batches % self._every == 0
+        return bool(self._picked) and self._batches % self._every == 0
 
     def ask(self, batch: NDArray[np.float32]) -> list[FloatArray]:
         """As `run`, but gather nothing."""
-        values = self._pooled({self._input: batch})
+        values = self._part({self._input: batch})
         return [values[name] for name in self._always]
 
     def merge(self) -> None:
@@ -136,13 +147,12 @@ class Watcher:
         self._waiting, self._samples_waiting = [], 0
 
     def _look_into(self, values: Mapping[str, NDArray[np.float32]]) -> None:
-        for site in self._sites:
-            value, seen = values[site.tensor], self.statistics[site.tensor]
-            if self._means:
-                seen.pooled.update(_mean(value, site.channel_axis))
-            seen.positions.update(rows(value, site.channel_axis, ROWS_PER_SAMPLE))
+        for site in self._sites if self._positions else ():
+            value = values[self._picked[site.tensor]]
+            found = rows(value, site.channel_axis, ROWS_PER_SAMPLE)
+            self.statistics[site.tensor].positions.update(found)
         for tensor, axis in self._noted.items():
-            self.said[tensor].append(rows(values[tensor], axis, ROWS_PER_SAMPLE))
+            self.said[tensor].append(rows(values[self._picked[tensor]], axis, ROWS_PER_SAMPLE))
 
 
 class _Part:
@@ -163,6 +173,11 @@ class _Part:
         return dict(zip(self._outputs, run(self._session, self._outputs, feeds), strict=True))
 
 
+def _once(nodes: Sequence[Any]) -> list[Any]:
+    """Nodes without those that make the same once more."""
+    return list({node.output[0]: node for node in nodes}.values())
+
+
 def _mean(value: NDArray[np.float32], channel_axis: int) -> NDArray[np.float32]:
     moved = np.moveaxis(value, channel_axis, 1)
     return np.asarray(moved.reshape(*moved.shape[:2], -1).mean(2), np.float32)
@@ -178,6 +193,7 @@ def watch(
     means: bool = True,
     positions: bool = True,
     noted: Mapping[str, int] | None = None,
+    takers: Sequence[Taker] = (),
     held_out: Iterable[NDArray[np.float32]] = (),
     on_samples: Callable[[int], None] = lambda _: None,
 ) -> Watched:
@@ -188,7 +204,7 @@ def watch(
         batches: the user's samples.
         tensors: the network's external tensors.
         threads: threads of one operator.
-        sites, means, positions, noted: what to gather, see `Watcher`.
+        sites, means, positions, noted, takers: what to gather, see `Watcher`.
         held_out: batches of samples to ask only.
         on_samples: called with the number of samples after each batch.
     """
@@ -201,6 +217,7 @@ def watch(
         positions=positions,
         noted=noted,
         every=int(np.clip(len(batches) // wanted, 1, POSITIONS_EVERY)),
+        takers=takers,
         threads=threads,
     )
     seen = Watched(statistics=watcher.statistics, said=watcher.said)

@@ -10,27 +10,33 @@ far a group may stray from the uniform share is bounded: a curve sees one group,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._external import FloatArray
 from ._graph import Graph
-from ._ort import run
 from ._output_damage import Probe, output_damage, repaired_tensors
 from ._plan import Site, find_sites, read_at_one_site
 from ._stream import Batches
+from ._targets import SiteMoments
+from ._watch import watch
 from .costs import Costs
 from .repair import Elimination, fit_mixing, outgoing_weights
-from .statistics import CrossMoments, rows
+from .statistics import CrossMoments
 
-__all__ = ["Answers", "DamageCurve", "damage_curves", "spread"]
+__all__ = [
+    "ROWS_FOR_CURVES",
+    "Answers",
+    "DamageCurve",
+    "curve_sites",
+    "damage_curves",
+    "spread",
+]
 
-_ROWS_PER_SAMPLE = 32
+ROWS_FOR_CURVES = 32  # of a sample
 _STEPS = 16
 _STRAY = 0.5  # a group loses at least half of the uniform share of its units
 _LEAST_KEPT = 0.6  # of what it would keep under the uniform share: speech networks fell below it
@@ -84,32 +90,31 @@ def damage_curves(
     ridge: float,
     threads: int,
     judged: Mapping[str, FloatArray] | None = None,
-    seen: Mapping[str, FloatArray] | None = None,
+    moments: Mapping[str, CrossMoments] | None = None,
     answers: Answers | None = None,
 ) -> dict[str, DamageCurve]:
     """Measure the curves of those `groups` that are read at one simple site, in one pass.
 
     Args:
         graph: the network.
-        batches: some of the user's samples; a few dozen do.
+        batches: some of the user's samples; a few dozen do. Not read where `moments` are given.
         teacher: the dense network's external tensors.
         groups: names of groups.
         ridge: as in `fit_mixing`.
         threads: threads of one operator.
         judged: external tensors by whose weights units are judged; None for the teacher's.
-        seen: values of tensors that are known already, of more samples than `batches` holds.
+        moments: of what the dense network makes of the samples, by tensor, of every site of
+            `curve_sites`; None to find out.
         answers: what to measure the network's answers on; None leaves every curve relative to its
             own layer.
     """
-    at_one = read_at_one_site(find_sites(graph))
-    sites = [site for name, site in at_one.items() if name in groups]
+    sites = curve_sites(graph, groups)
     if not sites:
         return {}
-    session = partial(graph.session, [graph.input], tensors=teacher, threads=threads)
-    moments = _moments(session, batches, sites, seen or {})
+    left = dict(moments or _moments(graph, batches, teacher, sites, threads))
     curves, probes = {}, []
     for site in sites:
-        mine = moments.pop(site.tensor)
+        mine = left.pop(site.tensor)  # a large one need not stay
         curve, kept = _curve(site, mine, judged or teacher, ridge)
         curves[site.groups[0]] = curve
         if answers is not None:
@@ -121,30 +126,23 @@ def damage_curves(
     return _scaled(curves, probes, answers.damage(graph, probes, threads))
 
 
+def curve_sites(graph: Graph, groups: Collection[str]) -> list[Site]:
+    """Where curves are measured: the simple sites of those groups that are read at one."""
+    at_one = read_at_one_site(find_sites(graph))
+    return [site for name, site in at_one.items() if name in groups]
+
+
 def _moments(
-    new_session: Callable[[list[str]], Any],
+    graph: Graph,
     batches: Batches,
+    teacher: Mapping[str, FloatArray],
     sites: Sequence[Site],
-    seen: Mapping[str, FloatArray],
-) -> dict[str, CrossMoments]:
+    threads: int,
+) -> Mapping[str, CrossMoments]:
     """Moments of what the dense network makes of the samples, by tensor."""
-    moments = {site.tensor: CrossMoments(len(site.units), single=True) for site in sites}
-    axes = {site.tensor: site.channel_axis for site in sites}
-
-    def take(tensor: str, values: FloatArray) -> None:
-        moments[tensor].update(rows(values, axes[tensor], _ROWS_PER_SAMPLE))
-
-    for tensor in moments.keys() & seen.keys():
-        take(tensor, seen[tensor])
-    unseen = [tensor for tensor in moments if tensor not in seen]
-    if unseen:
-        session = new_session(unseen)
-        name = session.get_inputs()[0].name
-        for batch in batches:
-            found = run(session, unseen, {name: batch})
-            for tensor, values in zip(unseen, found, strict=True):
-                take(tensor, values)
-    return moments
+    taker = SiteMoments(graph, sites, 1, ROWS_FOR_CURVES)
+    watch(graph, batches, teacher, takers=[taker], threads=threads)
+    return taker.moments
 
 
 def _scaled(

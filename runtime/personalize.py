@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ._allocate import allocated, estimated_speed, judged
+from ._allocate import allocated, curve_moments, estimated_speed, judged
 from ._external import FloatArray
 from ._graph import Graph
 from ._light import prune_at_once
 from ._light_walk import operators_reading, prune_light
-from ._ort import give_back
+from ._ort import give_back, run
 from ._outcome import made_profile, taught_logits
 from ._plan import (
     Site,
@@ -30,6 +30,7 @@ from ._prune import Pruned, PruneJob, best_units, prune_deep, prune_masks
 from ._prune_weights import prune_head_weights, prune_weights, weight_shares, weight_steps
 from ._state import Classes, OnProgress, State
 from ._stream import Batches, SampleSource
+from ._targets import TARGETS_SHARE, Taker, Targets, targets_of
 from ._watch import ROWS_PER_SAMPLE, Watched, watch
 from ._weight_damage import weight_harm
 from .artifact import Artifact
@@ -48,7 +49,6 @@ from .prior import (
 )
 from .profile import Profile
 from .scoring import unit_scores
-from .session import Session
 from .settings import Outcome, Report, Settings, Tried
 from .sparse import shares_by_harm
 from .teach import fit_head, propagate
@@ -226,6 +226,7 @@ def _watch(state: State) -> Watched:
         sites=_sites_to_watch(state),
         means=state.settings.criterion == "activation" or _in_one_pass(state.settings),
         noted=_tensors_to_note(state),
+        takers=_takers(state),
         held_out=state.held_out,
         on_samples=count,
     )
@@ -245,8 +246,23 @@ def _watch_again(state: State) -> Watched:
         threads=state.threads,
         sites=sites_reading(state.graph, state.may_lose) if in_one_pass else (),
         noted=_tensors_to_note(state),
+        takers=_takers(state),
         held_out=state.held_out,
     )
+
+
+def _takers(state: State) -> list[Taker]:
+    """What deep repair takes from the pass: what to imitate, and what allocation weighs."""
+    settings, groups = state.settings, state.may_lose
+    if settings.strength != "deep" or not settings.repair or not groups:
+        return []
+    samples = len(state.adapt)
+    wanted = targets_of(state.graph, groups, samples)
+    state.targets = Targets(state.graph, wanted, samples, state.budget_bytes // TARGETS_SHARE)
+    if settings.allocation != "damage":
+        return [state.targets]
+    state.curve_moments = curve_moments(state, groups)
+    return [state.targets, state.curve_moments]
 
 
 def _tensors_to_note(state: State) -> dict[str, int]:
@@ -353,6 +369,7 @@ def _prune(state: State, seen: Watched, share: float) -> Pruned:
         budget_bytes=state.budget_bytes,
         threads=state.threads,
         on_layer=lambda: count(1),
+        targets=state.targets,
     )
     if not settings.repair:
         return prune_masks(job)
@@ -451,9 +468,12 @@ def _guard(state: State, seen: Watched, pruned: Pruned, profile: Profile) -> Gua
 def _outputs_on_held_out(state: State, profile: Profile) -> NDArray[np.floating]:
     """Logits on the held-out samples."""
     count = state.counter("checking", len(state.held_out))
-    session = Session(state.artifact, profile, threads=state.threads)
+    graph = state.graph
+    tensors = dict(state.artifact.tensors) | dict(state.artifact.neutral_masks)
+    tensors |= profile.tensors(state.artifact)
+    session = graph.session([graph.input], [graph.output], tensors, state.threads)
     outputs = []
     for batch in state.held_out:
-        outputs.append(state.logits(session.run(batch)))
+        outputs.append(state.logits(run(session, [graph.output], {graph.input: batch})[0]))
         count(len(batch))
     return np.concatenate(outputs)

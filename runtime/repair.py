@@ -29,6 +29,8 @@ __all__ = [
     "Mixing",
     "damping",
     "fit_mixing",
+    "fit_outputs",
+    "laid_out",
     "mixed_weight",
     "outgoing_weights",
     "repair_aware_mask",
@@ -41,6 +43,7 @@ Bool = NDArray[np.bool_]
 
 _COMPACT_BELOW = 0.7
 _INVERT_AT_ONCE = 96
+_ROWS_AT_ONCE = 32
 _BLOCKS = 48  # elimination steps; each removes a block of units and updates the rest exactly
 
 
@@ -80,9 +83,32 @@ def fit_mixing(moments: CrossMoments, kept: Bool, ridge: float) -> Mixing:
     xx = moments.xx[np.ix_(kept, kept)]
     # Regressing d − x[kept] keeps the ridge from shrinking what needs no change.
     residual = moments.yx[:, kept] - identity @ xx
-    damped = xx + damping(moments, ridge) * np.eye(len(xx))
-    matrix = identity + np.linalg.solve(damped, residual.T).T
+    damped = _add_to_diagonal(xx, damping(moments, ridge))
+    matrix = identity + residual @ spd_inverse(damped)
     return Mixing(kept, matrix, moments.mean_y - matrix @ moments.mean_x[kept])
+
+
+def fit_outputs(
+    moments: CrossMoments, outgoing: Float64, kept: Bool, ridge: float
+) -> tuple[Float64, Float64]:
+    """As `fit_mixing`, where the target is what the consumers made of the dense channels.
+
+    What comes out is ``outgoing`` times that mixing, without the mixing: the consumers' weights
+    come into the regression as they come into its target.
+
+    Args:
+        moments: joint moments of pruned input ``x``, all units, and of the outputs.
+        outgoing: the weights that made these, with their gains, float64 ``(outputs, units)``.
+        kept, ridge: as in `fit_mixing`.
+
+    Returns:
+        Weights with their gains, ``(outputs, kept)``, and what is to be added, ``(outputs,)``.
+    """
+    xx = moments.xx[np.ix_(kept, kept)]
+    residual = moments.yx[:, kept] - outgoing[:, kept] @ xx
+    damped = _add_to_diagonal(xx, damping(moments, ridge))
+    fitted = outgoing[:, kept] + residual @ spd_inverse(damped)
+    return fitted, moments.mean_y - fitted @ moments.mean_x[kept]
 
 
 def mixed_weight(
@@ -97,27 +123,34 @@ def mixed_weight(
     matrix = weight_matrix(weight, operator)
     mixed = np.einsum("oit,ik->okt", matrix, mixing.matrix, optimize=True)
     offset = np.einsum("oit,i->o", matrix, mixing.offset, optimize=True)
-    shape = [
-        n for a, n in enumerate(weight.shape) if a not in (operator.out_axis, operator.in_axis)
-    ]
-    restored = np.moveaxis(
-        mixed.reshape(*mixed.shape[:2], *shape), (0, 1), (operator.out_axis, operator.in_axis or 0)
-    )
-    return np.ascontiguousarray(restored, dtype=np.float32), offset.astype(np.float32)
+    return laid_out(mixed, weight, operator), offset.astype(np.float32)
+
+
+def laid_out(matrix: Float64, like: NDArray[np.float32], operator: Operator) -> NDArray[np.float32]:
+    """The inverse of `weight_matrix`, for any number of inputs: float32, laid out as `like` is."""
+    axes = (operator.out_axis, operator.in_axis or 0)
+    kernel = [n for axis, n in enumerate(like.shape) if axis not in axes]
+    restored = np.moveaxis(matrix.reshape(*matrix.shape[:2], *kernel), (0, 1), axes)
+    return np.ascontiguousarray(restored, dtype=np.float32)
 
 
 def outgoing_weights(
-    tensors: Mapping[str, NDArray[np.float32]], operators: Sequence[Operator]
+    tensors: Mapping[str, NDArray[np.float32]],
+    operators: Sequence[Operator],
+    *,
+    silent: bool = False,
 ) -> Float64:
     """Consumers' weights with their gains, stacked: float64 ``(outputs × taps, in_channels)``.
 
-    Outputs whose gain is 0 are left out: they cost time and add nothing to any error.
+    Outputs whose gain is 0 cost time and add nothing to any error: only with `silent` are they
+    among them.
     """
     stacked = []
     for operator in operators:
         gain = tensors[operator.gain].astype(np.float64)
-        matrix = weight_matrix(tensors[operator.weight], operator)[gain != 0]
-        matrix = matrix * gain[gain != 0, None, None]
+        heard = np.full(len(gain), True) if silent else gain != 0
+        matrix = weight_matrix(tensors[operator.weight], operator)[heard]
+        matrix = matrix * gain[heard, None, None]
         stacked.append(matrix.transpose(0, 2, 1).reshape(-1, matrix.shape[1]))
     return np.concatenate(stacked)
 
@@ -134,18 +167,28 @@ class Elimination:
         moments: joint moments of pruned input and dense target, all units.
         outgoing: the consumers' weights, ``(outputs, units)``.
         ridge: as in `fit_mixing`; it pulls towards the identity here as well.
+        own: the target of the moments is what ``outgoing`` made of the units, not they.
 
     Attributes:
         alive: indices of the units that are left.
     """
 
-    def __init__(self, moments: CrossMoments, outgoing: Float64, ridge: float) -> None:
+    def __init__(
+        self,
+        moments: CrossMoments,
+        outgoing: Float64,
+        ridge: float,
+        *,
+        own: bool = False,
+    ) -> None:
         units = len(moments.mean_x)
         damped = damping(moments, ridge)
         self.alive = np.arange(units)
         self._rows = np.arange(units)  # where the units that are left stand in the matrices
-        self._inverse = spd_inverse(_with_diagonal(moments.xx, damped))
-        self._fitted = (outgoing @ _with_diagonal(moments.yx, damped)) @ self._inverse
+        # In float64: dead units with large weights make float32 lose a layer's curve altogether.
+        self._inverse = spd_inverse(_add_to_diagonal(moments.xx, damped))
+        answers = moments.yx if own else outgoing @ moments.yx
+        self._fitted = (answers + damped * outgoing) @ self._inverse
 
     def remove(self, count: int) -> float:
         """Remove the `count` units whose loss costs least; return the squared error that adds."""
@@ -168,8 +211,8 @@ class Elimination:
         removed = fitted[:, gone]
         gain = np.linalg.solve(inverse[np.ix_(gone, gone)], np.hstack([inverse[gone], removed.T]))
         gain, answer = gain[:, : len(inverse)], gain[:, len(inverse) :]
-        inverse -= inverse[:, gone] @ gain
-        fitted -= removed @ gain
+        _subtract_product(inverse, inverse[:, gone], gain)
+        _subtract_product(fitted, removed, gain)
         return float(np.vdot(answer, removed.T))
 
     def _compact(self) -> None:
@@ -179,10 +222,18 @@ class Elimination:
         self._rows = np.arange(len(rows))
 
 
-def _with_diagonal(matrix: Float64, added: float) -> Float64:
-    wider = matrix.copy()
-    np.einsum("ii->i", wider)[:] += added
-    return wider
+def _subtract_product(matrix: Float64, left: Float64, right: NDArray[Any]) -> None:
+    """``matrix -= left @ right`` by rows that fit a cache with their product."""
+    product = np.empty((_ROWS_AT_ONCE, matrix.shape[1]))
+    for start in range(0, len(matrix), _ROWS_AT_ONCE):
+        some = matrix[start : start + _ROWS_AT_ONCE]
+        some -= np.matmul(left[start : start + len(some)], right, out=product[: len(some)])
+
+
+def _add_to_diagonal(matrix: Float64, added: float) -> Float64:
+    """The same matrix, changed."""
+    np.einsum("ii->i", matrix)[:] += added
+    return matrix
 
 
 def spd_inverse(matrix: Float64) -> Float64:
@@ -208,14 +259,16 @@ def spd_inverse(matrix: Float64) -> Float64:
     return inverse
 
 
-def repair_aware_mask(moments: CrossMoments, outgoing: Float64, keep: int, ridge: float) -> Bool:
+def repair_aware_mask(
+    moments: CrossMoments, outgoing: Float64, keep: int, ridge: float, *, own: bool = False
+) -> Bool:
     """Choose the `keep` units with which the repair does best; see `Elimination`.
 
     Returns:
         bool ``(units,)`` with `keep` true.
     """
     units = len(moments.mean_x)
-    elimination = Elimination(moments, outgoing, ridge)
+    elimination = Elimination(moments, outgoing, ridge, own=own)
     block = max(1, -(-(units - keep) // _BLOCKS))
     while len(elimination.alive) > keep:
         elimination.remove(min(block, len(elimination.alive) - keep))

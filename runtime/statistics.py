@@ -144,9 +144,9 @@ class CrossMoments:
 
     @property
     def xx(self) -> Float64:
-        """Covariance of the input, shape ``(inputs, inputs)``."""
+        """Covariance of the input, shape ``(inputs, inputs)``; a new array each time."""
         self._merge()
-        return np.asarray(self._xx, np.float64) / max(self._count, 1)
+        return np.asarray(np.divide(self._xx, max(self._count, 1), dtype=np.float64))
 
     @property
     def mean_variance(self) -> float:
@@ -160,7 +160,7 @@ class CrossMoments:
         self._merge()
         if self._same:
             return self.xx
-        return np.asarray(self._yx, np.float64) / max(self._count, 1)
+        return np.asarray(np.divide(self._yx, max(self._count, 1), dtype=np.float64))
 
 
 def _centred(

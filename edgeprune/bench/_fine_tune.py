@@ -3,24 +3,30 @@
 Fine-tuning of all layers towards the dense network's own answers, five epochs, as arm C2-whole of
 `edgeprune bench personalization` does it, and Torch-Pruning at the multiply-adds that ``deep``
 removes, as arm C4 does it. Time and added memory are of the work alone: what a process holds before
-(modules, the network, the samples) is taken off.
+(modules, the network, the samples) is taken off. The two pruned networks, ours compacted, answer
+in turns through ONNX Runtime.
 
 ``python -m edgeprune.bench._fine_tune`` is such a process; it reads its task from stdin.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .._timing import measure
+from ..runtime._ort import make_session, run
 from ._measure import measured
 from ._process import run_apart
 from ._study import Baselines
@@ -41,6 +47,7 @@ class TuneTask:
         factory, weights: the PyTorch module behind the model.
         threads: threads of one operator.
         removed: share of multiply-adds that `PRUNING` is to remove.
+        written: where ``deep`` and `PRUNING` write their network, as plain ONNX; None for nowhere.
     """
 
     way: str
@@ -50,6 +57,7 @@ class TuneTask:
     weights: str | None
     threads: int
     removed: float = 0.5
+    written: str | None = None
 
 
 def compare_with_torch(
@@ -69,21 +77,59 @@ def compare_with_torch(
     Returns:
         For each way ``way``, ``seconds`` and ``added_bytes`` (medians), both as ratios to those of
         fine-tuning, ``time_ratio`` and ``memory_ratio`` (medians of the rounds' ratios; memory
-        is None where it is not known), and ``rounds``.
+        is None where it is not known), and ``rounds``; of ``deep`` and `PRUNING` also ``removed``,
+        the share of multiply-adds, and where both are run ``answer``, see `answer_times`.
 
     Raises:
         InputError: a process failed; its last words are in the message.
     """
     ways = [*strengths, FINE_TUNING, PRUNING]
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
-    removed = task.removed
-    for number in range(rounds):
-        for place, way in enumerate(ways):
-            on_progress((number + place / len(ways)) / rounds)
-            done = _process(TuneTask(**{**asdict(task), "way": way, "removed": removed}))
-            found[way].append(done)
-            removed = done.get("removed") or removed
-    return [_summary(way, found[way], found[FINE_TUNING]) for way in ways]
+    with tempfile.TemporaryDirectory(prefix="edgeprune-bench-") as folder:
+        files = {way: Path(folder, f"{place}.onnx") for place, way in enumerate(ways)}
+        removed = task.removed
+        for number in range(rounds):
+            for place, way in enumerate(ways):
+                on_progress((number + place / len(ways)) / rounds)
+                mine = replace(task, way=way, removed=removed, written=str(files[way]))
+                done = _process(mine)
+                found[way].append(done)
+                removed = done.get("removed") or removed if way == "deep" else removed
+        answers = answer_times({w: f for w, f in files.items() if f.exists()}, task)
+    return [
+        _summary(way, found[way], found[FINE_TUNING]) | {"answer": answers.get(way)} for way in ways
+    ]
+
+
+def answer_times(files: Mapping[str, Path], task: TuneTask) -> dict[str, dict[str, Any]]:
+    """Time of an answer of networks, one sample at a time in turns, against Torch-Pruning's.
+
+    Args:
+        files: networks by way; nothing is measured without `PRUNING` and another one.
+        task: its samples and threads.
+
+    Returns:
+        By way ``seconds`` (median), and of all but `PRUNING` the ratio to it: ``ratio``, ``low``,
+        ``high``, ``rounds`` and ``verdict``.
+    """
+    if PRUNING not in files or len(files) < 2:
+        return {}
+    sample = np.load(task.samples)[:1]
+
+    def runs(path: Path) -> Callable[[], object]:
+        session = make_session(path, threads=task.threads)
+        return partial(run, session, None, {session.get_inputs()[0].name: sample})
+
+    arms = {way: runs(path) for way, path in files.items()}
+    timing = measure(arms, reference=PRUNING, control=runs(files[PRUNING]))
+    found: dict[str, dict[str, Any]] = {}
+    for arm in timing.arms:
+        found[arm.name] = {"seconds": arm.seconds.median}
+        if arm.name != PRUNING:
+            ratio = arm.ratio
+            found[arm.name] |= {"ratio": ratio.median, "low": ratio.low, "high": ratio.high}
+            found[arm.name] |= {"rounds": ratio.runs, "verdict": arm.verdict}
+    return found
 
 
 def _summary(
@@ -93,6 +139,7 @@ def _summary(
     return {
         "way": way,
         "rounds": len(mine),
+        "removed": _median([one.get("removed") for one in mine]),
         "seconds": statistics.median(one["seconds"] for one in mine),
         "added_bytes": _median([one["added_bytes"] for one in mine]),
         "time_ratio": _ratio([(one["seconds"], its["seconds"]) for one, its in pairs]),
@@ -115,6 +162,7 @@ def _process(task: TuneTask) -> dict[str, Any]:
 
 def _personalize(task: TuneTask) -> dict[str, Any]:
     from ..runtime.artifact import Artifact
+    from ..runtime.compact import compact
     from ..runtime.personalize import personalize
     from ..runtime.settings import Settings
 
@@ -126,7 +174,11 @@ def _personalize(task: TuneTask) -> dict[str, Any]:
     with measured() as cost:
         outcome = personalize(artifact, samples, settings)
     found = {**asdict(cost), "removed": None}
-    return found | {"removed": outcome.report.sparsity.macs} if strength == "deep" else found
+    if strength != "deep":
+        return found
+    if task.written is not None:
+        compact(artifact, outcome.profile, task.written, channel_multiple=settings.channel_multiple)
+    return found | {"removed": outcome.report.sparsity.macs}
 
 
 def _with_torch(task: TuneTask) -> dict[str, Any]:
@@ -152,8 +204,22 @@ def _with_torch(task: TuneTask) -> dict[str, Any]:
     else:
         work = partial(train, net, fetch, targets, recipe=recipe, rate=recipe.lr_whole, seed=0)
     with measured() as cost:
-        work()
-    return asdict(cost)
+        done = work()
+    if task.way != PRUNING:
+        return asdict(cost)
+    pruned: Any = done
+    if task.written is not None:
+        _write(pruned.net, torch.from_numpy(samples[:1]), task.written)
+    return {**asdict(cost), "removed": pruned.removed}
+
+
+def _write(net: Any, example: Any, path: str) -> None:
+    """As ONNX, the way that most people do it: BatchNorm folded into the convolutions."""
+    import torch
+
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(net.eval(), (example,), path, dynamo=False, input_names=["input"])
 
 
 def _chosen(samples: Any, places: Any) -> Any:

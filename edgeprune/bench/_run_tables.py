@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .._cli_format import percent, size
 from .._timing import Ratio, Spread
@@ -113,10 +114,25 @@ def torch_table(run: BenchRun) -> Table | None:
             _bytes(one["added_bytes"] and int(one["added_bytes"])),
             _figure(one["memory_ratio"]),
             str(one["rounds"]),
+            *_answer(one),
         )
         for one in found
     ]
-    return Table((*header, "memory ratio to fine-tuning", "processes"), tuple(rows))
+    header = (*header, "memory ratio to fine-tuning", "processes", "multiply-adds gone")
+    return Table((*header, "an answer, ratio to Torch-Pruning"), tuple(rows))
+
+
+def _answer(one: Mapping[str, Any]) -> tuple[str, str]:
+    """What of the multiply-adds is gone, and how fast the network is through ONNX Runtime."""
+    removed, answer = one.get("removed"), one.get("answer") or {}
+    gone = "-" if removed is None else percent(removed)
+    if "seconds" not in answer:
+        return gone, "-"
+    took = f"{1000 * answer['seconds']:.3g} ms"
+    if "ratio" not in answer:
+        return gone, f"{took}, 1"
+    low, high = answer["low"], answer["high"]
+    return gone, f"{took}, {answer['ratio']:.3f} ({low:.3f} to {high:.3f}), {answer['verdict']}"
 
 
 def _figure(ratio: float | None) -> str:

@@ -151,6 +151,13 @@ def test_cost_against_torch(pictures, monkeypatch):
     assert all(one["seconds"] > 0 and one["time_ratio"] > 0 for one in found.values())
     assert all(one["rounds"] == 1 for one in found.values())
     assert "ratio to fine-tuning" in markdown(run)
+    assert found[PRUNING]["removed"] >= found["deep"]["removed"] > 0
+    assert found[FINE_TUNING]["answer"] is None
+    assert found[PRUNING]["answer"].keys() == {"seconds"}
+    ours = found["deep"]["answer"]
+    assert ours["low"] <= ours["ratio"] <= ours["high"]
+    assert ours["verdict"] in {"faster", "slower", "no difference"}
+    assert ours["verdict"] in markdown(run)
 
 
 def test_a_process_that_fails_says_why():

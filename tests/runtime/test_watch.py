@@ -10,7 +10,7 @@ from edgeprune.runtime._graph import Graph
 from edgeprune.runtime._ort import make_session, run
 from edgeprune.runtime._plan import find_sites, groups_in_scope, sites_reading
 from edgeprune.runtime._stream import Batches
-from edgeprune.runtime._watch import POSITIONS_EVERY, Watcher, watch
+from edgeprune.runtime._watch import POSITIONS_EVERY, ROWS_PER_SAMPLE, Watcher, watch
 from edgeprune.runtime.statistics import rows
 
 
@@ -51,7 +51,10 @@ def test_means_are_of_all_samples_and_positions_of_some(network):
         mean = moved.reshape(*moved.shape[:2], -1).mean((0, 2), dtype=np.float64)
         np.testing.assert_allclose(seen[site.tensor].pooled.mean, mean, rtol=1e-4, atol=1e-5)
         every = min(max(len(samples) // 30, 1), POSITIONS_EVERY)  # a short stream: more of it
-        looked_into = [rows(v, site.channel_axis, 32) for v in values[::every]]
+        name, nodes = graph.picked_nodes(site.tensor, site.channel_axis, ROWS_PER_SAMPLE)
+        pick = graph.session([site.tensor], [name], tensors, 1, nodes) if nodes else None
+        some = [run(pick, None, {site.tensor: v})[0] if pick else v for v in values[::every]]
+        looked_into = [rows(v, site.channel_axis, ROWS_PER_SAMPLE) for v in some]
         picked = np.concatenate(looked_into).astype(np.float64)
         positions = seen[site.tensor].positions
         assert positions.count == len(picked)
