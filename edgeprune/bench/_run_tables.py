@@ -118,8 +118,8 @@ def torch_table(run: BenchRun) -> Table | None:
         )
         for one in found
     ]
-    header = (*header, "memory ratio to fine-tuning", "processes", "multiply-adds gone")
-    return Table((*header, "an answer, ratio to Torch-Pruning"), tuple(rows))
+    more = ("memory ratio to fine-tuning", "processes", "multiply-adds gone")
+    return Table((*header, *more, "an answer, ratio to Torch-Pruning"), tuple(rows))
 
 
 def _answer(one: Mapping[str, Any]) -> tuple[str, str]:
