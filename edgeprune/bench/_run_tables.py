@@ -105,6 +105,7 @@ def torch_table(run: BenchRun) -> Table | None:
     found = run.extra.get("against_torch")
     if not found:
         return None
+    header = ("way", "time", "ratio to fine-tuning", "added peak memory")
     rows = [
         (
             one["way"],
