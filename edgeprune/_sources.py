@@ -27,7 +27,7 @@ __all__ = [
 FloatArray = NDArray[np.float32]
 Samples: TypeAlias = str | Path | Sequence[str | Path] | NDArray[Any] | Sequence[NDArray[Any]]
 OnUnusable: TypeAlias = Callable[[Path, str], None]
-CACHE_SHARE = 8  # of the memory that personalisation may use, for decoded samples
+CACHE_SHARE = 16  # of the memory that personalisation may use, for decoded samples
 _SHOWN = 3
 
 

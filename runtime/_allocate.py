@@ -71,13 +71,14 @@ def _measured_curves(
     """
     adapt, head = state.adapt, _head_input(state)
     places = judging_places(adapt)
-    moments = dict(state.curve_moments.moments) if state.curve_moments else {}
+    moments = dict(state.curve_moments.settle()) if state.curve_moments else {}
     if head is not None and seen.features is not None:
         others = rows(np.delete(seen.features, places, axis=0), -1)
         moments[head] = CrossMoments(others.shape[1], single=True)
         moments[head].update(others)
     state.curve_moments = None
     taught = made_profile(state, Pruned(), state.classes, None).tensors(state.artifact)
+    give_back(state.artifact.tensors.values())
     curves = damage_curves(
         state.graph,
         adapt,

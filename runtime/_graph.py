@@ -202,11 +202,13 @@ class Graph:
 
     @cached_property
     def _constants(self) -> dict[str, NDArray[Any]]:
-        """What stands inside the model."""
+        """What weight expressions read inside the model: shapes and places."""
+        weights = (n for n in self.model.graph.node if n.name.startswith(WEIGHT_NODE))
+        read = {name for node in weights for name in node.input}
         return {
             name: onnx.numpy_helper.to_array(tensor)
             for name, tensor in self._initializers.items()
-            if tensor.data_location != TensorProto.EXTERNAL
+            if name in read and tensor.data_location != TensorProto.EXTERNAL
         }
 
     def _part(self, feeds: Sequence[str], outputs: Sequence[str], extra: Sequence[Any]) -> Any:

@@ -191,3 +191,9 @@ class SiteMoments:
             return
         for tensor, axis in self._axes.items():
             self.moments[tensor].update(rows(values[self._picked[tensor]][mine], axis, self._limit))
+
+    def settle(self) -> Mapping[str, CrossMoments]:
+        """The moments, with no rows left to be taken in: these would take as much memory again."""
+        for one in self.moments.values():
+            one.merge()
+        return self.moments

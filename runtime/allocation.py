@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ._external import FloatArray
 from ._graph import Graph
+from ._ort import trim_memory
 from ._output_damage import Probe, output_damage, repaired_tensors
 from ._plan import Site, find_sites, read_at_one_site
 from ._stream import Batches
@@ -123,6 +124,7 @@ def damage_curves(
             probes.append(Probe(site, curve.at(int(np.count_nonzero(~kept))), changed))
     if answers is None:
         return curves
+    trim_memory()  # sessions of the whole network come next
     return _scaled(curves, probes, answers.damage(graph, probes, threads))
 
 

@@ -102,9 +102,10 @@ class CrossMoments:
         self._waiting.append((x, x if y is None or self._same else y))
         self._rows_waiting += len(x)
         if self._rows_waiting >= self._at_once:
-            self._merge()
+            self.merge()
 
-    def _merge(self) -> None:
+    def merge(self) -> None:
+        """Take in the rows that wait."""
         if not self._waiting:
             return
         x = np.concatenate([pair[0] for pair in self._waiting])
@@ -133,31 +134,31 @@ class CrossMoments:
     @property
     def mean_x(self) -> Float64:
         """Mean of the input, shape ``(inputs,)``."""
-        self._merge()
+        self.merge()
         return self._mean_x
 
     @property
     def mean_y(self) -> Float64:
         """Mean of the target, shape ``(targets,)``."""
-        self._merge()
+        self.merge()
         return self._mean_y
 
     @property
     def xx(self) -> Float64:
         """Covariance of the input, shape ``(inputs, inputs)``; a new array each time."""
-        self._merge()
+        self.merge()
         return np.asarray(np.divide(self._xx, max(self._count, 1), dtype=np.float64))
 
     @property
     def mean_variance(self) -> float:
         """Mean over the channels of the input's variance."""
-        self._merge()
+        self.merge()
         return float(np.trace(self._xx, dtype=np.float64)) / max(self._count * len(self._xx), 1)
 
     @property
     def yx(self) -> Float64:
         """Covariance of target and input, shape ``(targets, inputs)``."""
-        self._merge()
+        self.merge()
         if self._same:
             return self.xx
         return np.asarray(np.divide(self._yx, max(self._count, 1), dtype=np.float64))

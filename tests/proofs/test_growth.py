@@ -47,7 +47,7 @@ class _Solving:
             (repair, "spd_inverse"),
             (repair.Elimination, "__init__"),
             (repair.Elimination, "remove"),
-            (repair.CrossMoments, "_merge"),
+            (repair.CrossMoments, "merge"),
             (allocation, "fit_mixing"),
         ):
             monkeypatch.setattr(module, name, self._timed(getattr(module, name)))
