@@ -137,6 +137,8 @@ def prune_deep(job: PruneJob) -> Pruned:
     Only the pruned network is walked through. Where what stands at a site fits the memory, it runs
     once: the cut moves to before the consumers, which are fitted there.
     """
+    if not job.keep:
+        return Pruned()
     targets = job.targets or _watched_targets(job)
     student = dict(job.teacher)
     result = Pruned()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeprune.runtime import _targets
+from edgeprune.runtime import _prune, _targets
 from edgeprune.runtime._fold import folded
 from edgeprune.runtime._graph import Graph
 from edgeprune.runtime._half import halved, widened
@@ -71,10 +71,12 @@ def test_a_layer_fitted_to_its_outputs_is_the_mixing_folded_into_it():
     np.testing.assert_allclose(added, weight @ mixing.offset + bias, rtol=1e-3, atol=1e-3)
 
 
-def pruned(artifact: Any, samples: Any, *, choose_here: bool) -> tuple[Pruned, list[bool]]:
+def pruned(
+    artifact: Any, samples: Any, *, choose_here: bool, share: float = 0.4
+) -> tuple[Pruned, list[bool]]:
     graph = Graph(artifact)
     groups = groups_in_scope(artifact, "hidden")
-    keep = keep_counts(groups, 0.4, 1)
+    keep = keep_counts(groups, share, 1)
     rng = np.random.default_rng(0)
     units = {group.name: group.units for group in groups}
     job = PruneJob(
@@ -162,3 +164,13 @@ def test_only_what_is_known_is_folded(residual):
     left, made = folded(nodes, {name: v for name, v in known.items() if name != missing})
     assert left
     assert {node.output[0] for node in left}.isdisjoint(made)
+
+
+def test_with_nothing_to_prune_nothing_is_run(residual, pictures, monkeypatch):
+    """All units kept is what every search ends with: it must not watch the network again."""
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the network was run")
+
+    monkeypatch.setattr(_prune, "watch", never)
+    assert pruned(residual, pictures, choose_here=True, share=0.0) == (Pruned(), [])
