@@ -387,10 +387,12 @@ def _prune(state: State, seen: Watched, share: float) -> Pruned:
 
 def _prune_weights(state: State, share: float) -> Pruned:
     """Prune single weights of all operators, of the head with what it is taught."""
+    if not share:
+        return Pruned()
     known = state.classes
     update, prior = (None, None) if known is None else (known.head, known.prior)
     shares = weight_shares(state.graph, share, prior)
-    if share and state.settings.allocation == "damage":
+    if state.settings.allocation == "damage":
         if state.harm is None:
             state.harm = weight_harm(state)
         shares = shares_by_harm(shares, state.harm)

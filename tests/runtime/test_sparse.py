@@ -245,3 +245,15 @@ def test_refuses_masks_that_fit_nothing(sparse, what):
         masks = {name: mask.ravel()}
     with pytest.raises(ProfileError, match="kept/"):
         dataclasses.replace(sparse.profile, weights=weights, weight_masks=masks)
+
+
+def test_with_all_weights_kept_it_is_what_it_is_with_all_units(digits, demo):
+    """Nothing is fitted where nothing goes: the same profile, and not a pass more."""
+    weights, units = (
+        personalize(digits, demo.adapt, Settings(granularity=kind, sparsity=0.0, threads=1)).profile
+        for kind in ("weight", "unit")
+    )
+    assert weights.weights.keys() == units.weights.keys()
+    for name, value in units.weights.items():
+        assert np.array_equal(weights.weights[name], value)
+    assert not weights.weight_masks
