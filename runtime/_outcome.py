@@ -18,8 +18,6 @@ from .teach import HeadUpdate
 
 __all__ = ["made_profile", "taught_logits"]
 
-_PRIOR_FLOOR = 1e-2  # a class that the user has not met keeps a hundredth of a fair share
-
 
 def made_profile(
     state: State, pruned: Pruned, classes: Classes | None, parent: int | None
@@ -31,7 +29,7 @@ def made_profile(
     weights = dict(pruned.weights)
     if classes is not None and info.head is not None:
         head = info.operator_by_name[info.head]
-        shift = prior_shift(classes.prior, _PRIOR_FLOOR).astype(np.float64) - classes.bias
+        shift = prior_shift(classes.prior, classes.floor).astype(np.float64) - classes.bias
         if head.name in shifts:
             shift += shifts[head.name]
         if classes.head is not None and pruned.head_moments is None:
@@ -65,7 +63,7 @@ def taught_logits(
     """
     if classes is None or features is None:
         return logits
-    taught = logits + prior_shift(classes.prior, _PRIOR_FLOOR).astype(np.float64) - classes.bias
+    taught = logits + prior_shift(classes.prior, classes.floor).astype(np.float64) - classes.bias
     if classes.head is not None:
         flat = features.reshape(len(features), -1).astype(np.float64)
         taught += flat @ classes.head.weight.T + classes.head.bias

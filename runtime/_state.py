@@ -16,6 +16,7 @@ from ._targets import SiteMoments, Targets
 from .allocation import DamageCurve
 from .artifact import Artifact
 from .costs import DEFAULT_RATES, Rates
+from .prior import LEAST_SHARE
 from .session import default_threads
 from .settings import Settings
 from .sparse import Harm
@@ -30,12 +31,14 @@ OnProgress = Callable[[str, float], None]
 class Classes:
     """What was learnt about the user's classes: the prior, and an update of the teacher's head.
 
-    ``bias`` is what the stream adds to all logits alike: see `domain_bias`.
+    ``bias`` is what the stream adds to all logits alike: see `domain_bias`. ``floor`` is the share
+    that a class not met keeps, relative to a fair one: see `share_of_the_unseen`.
     """
 
     prior: NDArray[np.float64]
     bias: NDArray[np.float64]
     head: HeadUpdate | None
+    floor: float = LEAST_SHARE
 
 
 @dataclass

@@ -46,6 +46,7 @@ from .prior import (
     effective_classes,
     estimate_prior,
     information,
+    share_of_the_unseen,
 )
 from .profile import Profile
 from .scoring import unit_scores
@@ -434,7 +435,7 @@ def _learn_classes(state: State, seen: Watched) -> Classes | None:
         labels = propagate(logits, features, balance=_BALANCE, links=links)
     taught = settings.strength == "deep" and info.operator_by_name[info.head].op == "Gemm"
     head = fit_head(features, labels) if taught else None
-    return Classes(_plausible(labels.mean(0)), bias, head)
+    return Classes(_plausible(labels.mean(0)), bias, head, share_of_the_unseen(labels))
 
 
 def _remember(

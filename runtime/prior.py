@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "LEAST_SHARE",
     "ClassHistory",
     "confidence",
     "effective_classes",
@@ -15,10 +16,14 @@ __all__ = [
     "information",
     "log_softmax",
     "prior_shift",
+    "share_of_the_unseen",
     "softmax",
 ]
 
 Float64 = NDArray[np.float64]
+LEAST_SHARE = 1e-2
+"""Of a fair share, what a class keeps that a long stream did not show."""
+
 _ITERATIONS = 200
 _TOLERANCE = 1e-6
 
@@ -98,6 +103,23 @@ def prior_shift(prior: NDArray[np.floating], floor: float) -> NDArray[np.float32
     """
     relative = np.maximum(np.asarray(prior, np.float64) * len(prior), floor)
     return np.log(relative).astype(np.float32)
+
+
+def share_of_the_unseen(labels: NDArray[np.floating]) -> float:
+    """What a class that the stream did not show keeps of a fair share.
+
+    Good (1953, after Turing): what was not seen yet is met as often as what was seen once. Of
+    twenty samples of twenty-five classes half are the only ones of their class, and much is still
+    to come; of three hundred hardly any. That share is spread over all classes alike.
+
+    Args:
+        labels: soft labels of the stream, ``(samples, classes)``.
+
+    Returns:
+        Between `LEAST_SHARE` and 1.
+    """
+    times = np.bincount(labels.argmax(1))
+    return max(LEAST_SHARE, np.count_nonzero(times == 1) / max(len(labels), 1))
 
 
 def effective_classes(prior: NDArray[np.floating]) -> float:

@@ -13,7 +13,9 @@ from hypothesis.extra import numpy as hnp
 
 from edgeprune.runtime._graph import Graph
 from edgeprune.runtime._ort import run
+from edgeprune.runtime._outcome import taught_logits
 from edgeprune.runtime._plan import channel_axis
+from edgeprune.runtime._state import Classes
 from edgeprune.runtime._stream import Batches
 from edgeprune.runtime.artifact import Artifact, Operator, Reference
 from edgeprune.runtime.guard import (
@@ -30,12 +32,14 @@ from edgeprune.runtime.guard import (
 from edgeprune.runtime.normalize import corrected_gain_shift, renormalize
 from edgeprune.runtime.personalize import _tells_more
 from edgeprune.runtime.prior import (
+    LEAST_SHARE,
     ClassHistory,
     effective_classes,
     estimate_prior,
     information,
     log_softmax,
     prior_shift,
+    share_of_the_unseen,
     softmax,
 )
 from edgeprune.runtime.statistics import rows
@@ -507,3 +511,21 @@ def test_a_history_fades_by_its_weight():
     earlier, now = np.array([1.0, 0.0]), np.array([0.0, 1.0])
     blended = ClassHistory(earlier, 10.0).blend(now, 40)
     np.testing.assert_allclose(blended, [0.2, 0.8])
+
+
+def test_what_was_seen_once_speaks_for_what_was_not_seen():
+    """Good and Turing: of a stream in which nothing comes twice all is still to come."""
+    each_once = np.eye(40)[:12]
+    assert share_of_the_unseen(each_once) == 1.0
+    assert share_of_the_unseen(np.repeat(each_once, 2, axis=0)) == LEAST_SHARE
+    assert share_of_the_unseen(np.concatenate([each_once, each_once[:9]])) == 3 / 21
+
+
+def test_a_short_stream_leaves_more_to_the_classes_that_it_did_not_show():
+    """What is put into the head of an unmet class is that share, not a hundredth."""
+    prior = np.array([0.5, 0.5, 0.0, 0.0])
+    for floor in (LEAST_SHARE, 0.3):
+        told = taught_logits(
+            Classes(prior, np.zeros(4), None, floor), np.zeros((1, 4)), np.zeros((1, 2))
+        )
+        np.testing.assert_allclose(told[0], np.log([2.0, 2.0, floor, floor]), rtol=1e-6)
