@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ._int8 import MOST_SAMPLES as MOST_INT8_SAMPLES
@@ -21,7 +20,14 @@ from ._timing import Limits, Timing, Verdict, measure
 from .runtime._ort import make_session, run
 from .runtime.answers import AnswerChange
 from .runtime.artifact import Artifact
-from .runtime.compact import CompactReport, Masks, Rounding, compact, rounded_profile
+from .runtime.compact import (
+    CompactReport,
+    Masks,
+    Rounding,
+    compact,
+    rounded_profile,
+    tensors_in_force,
+)
 from .runtime.profile import Profile
 from .runtime.session import default_threads
 
@@ -185,11 +191,7 @@ def _rounded(artifact: Artifact, profile: Profile, report: CompactReport) -> Pro
 def _timing(job: Job, profile: Profile | None, threads: int) -> Timing:
     """One sample at a time; the masked network is built twice, to see what building it varies."""
     artifact = job.artifact
-    tensors = dict(artifact.tensors) | dict(artifact.neutral_masks)
-    if profile is not None:
-        tensors |= profile.tensors(artifact)
-    groups = artifact.info.group_by_name
-    tensors |= {groups[n].mask: m.astype(np.float32) for n, m in (job.masks or {}).items()}
+    tensors = tensors_in_force(artifact, profile, job.masks or {})
     feeds = random_feeds(artifact, 1, 0)
     masked, again = (make_session(artifact.graph, tensors, threads=threads) for _ in range(2))
     small = make_session(job.path, threads=threads)

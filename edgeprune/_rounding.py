@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from ._probe import sample_feeds
 from .runtime._ort import make_session, run
 from .runtime.answers import AnswerChange, answer_change
 from .runtime.artifact import Artifact
-from .runtime.compact import CompactReport, Masks
+from .runtime.compact import CompactReport, Masks, tensors_in_force
 from .runtime.errors import GuardRefused
 from .runtime.profile import Profile
 
@@ -49,7 +49,8 @@ class RoundingJudge:
         info = self.artifact.info
         if not self.units or not self.samples or not info.single or info.classes is None:
             return
-        wanted, got = self._answers(self.artifact.graph, asked), self._answers(model)
+        tensors = tensors_in_force(self.artifact, self.profile, asked)
+        wanted, got = self._answers(self.artifact.graph, tensors), self._answers(model)
         self.change = answer_change(wanted, got, logits=info.output_kind == "logits")
         if self.change.expected_loss > _MOST_EXPECTED_LOSS:
             raise GuardRefused(
@@ -59,20 +60,13 @@ class RoundingJudge:
                 "this channel multiple, which repairs what it removes."
             )
 
-    def _answers(self, model: bytes, masks: Masks | None = None) -> NDArray[np.float64]:
-        """Outputs ``(samples, classes)`` of the artifact with these masks, or of a plain model."""
-        tensors = None if masks is None else self._tensors(masks)
+    def _answers(
+        self, model: bytes, tensors: Mapping[str, NDArray[Any]] | None = None
+    ) -> NDArray[np.float64]:
+        """Outputs ``(samples, classes)``."""
         session = make_session(model, tensors)
         feeds = sample_feeds(self.artifact.info, self.samples or ())
         return np.concatenate([np.asarray(run(session, None, one)[0], np.float64) for one in feeds])
-
-    def _tensors(self, masks: Masks) -> dict[str, NDArray[Any]]:
-        artifact = self.artifact
-        tensors = dict(artifact.tensors) | dict(artifact.neutral_masks)
-        if self.profile is not None:
-            tensors |= self.profile.tensors(artifact)
-        groups = artifact.info.group_by_name
-        return tensors | {groups[name].mask: m.astype(np.float32) for name, m in masks.items()}
 
 
 def units_removed(asked: Masks, report: CompactReport) -> int:

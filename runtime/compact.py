@@ -31,7 +31,14 @@ from .network._graph import Graph, to_model
 from .network._layout import Layout, analyse
 from .profile import Profile, kept_weight
 
-__all__ = ["CompactReport", "GroupReport", "Rounding", "compact", "rounded_profile"]
+__all__ = [
+    "CompactReport",
+    "GroupReport",
+    "Rounding",
+    "compact",
+    "rounded_profile",
+    "tensors_in_force",
+]
 
 Masks = Mapping[str, NDArray[np.bool_]]
 
@@ -137,10 +144,9 @@ def compact(
     path, say = Path(path), progress or _silent
     _check_arguments(artifact, path, channel_multiple, rounding)
     _check_units(profile)
-    tensors = _tensors(artifact, profile)
     wanted = _wanted_masks(artifact, profile, masks)
     say("folding the profile into the weights")
-    graph = _plain(artifact, {**tensors, **_as_tensors(artifact, wanted)})
+    graph = _plain(artifact, tensors_in_force(artifact, profile, wanted))
     say("finding what can go")
     layout = analyse(graph)
     cutting = plan_cutting(artifact, layout, wanted, channel_multiple, rounding)
@@ -150,7 +156,7 @@ def compact(
     check_model(model)
     data = bytes(model.SerializeToString(deterministic=True))
     verdict = compare(
-        make_session(artifact.graph, {**tensors, **_as_tensors(artifact, cutting.masks)}),
+        make_session(artifact.graph, tensors_in_force(artifact, profile, cutting.masks)),
         data,
         graph.inputs,
         () if samples is None else samples,
@@ -226,15 +232,14 @@ def _check_units(profile: Profile | None) -> None:
         )
 
 
-def _tensors(artifact: Artifact, profile: Profile | None) -> dict[str, NDArray[Any]]:
-    """Every external tensor as the profile has it."""
+def tensors_in_force(
+    artifact: Artifact, profile: Profile | None, masks: Masks
+) -> dict[str, NDArray[Any]]:
+    """Every external tensor as the profile has it, with these masks in place of its own."""
     changed = {} if profile is None else profile.tensors(artifact)
-    return {**artifact.tensors, **artifact.neutral_masks, **changed}
-
-
-def _as_tensors(artifact: Artifact, masks: Masks) -> dict[str, NDArray[Any]]:
     groups = artifact.info.group_by_name
-    return {groups[name].mask: mask.astype(np.float32) for name, mask in masks.items()}
+    given = {groups[name].mask: mask.astype(np.float32) for name, mask in masks.items()}
+    return {**artifact.tensors, **artifact.neutral_masks, **changed, **given}
 
 
 def _plain(artifact: Artifact, tensors: Mapping[str, NDArray[Any]]) -> Graph:

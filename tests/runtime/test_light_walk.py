@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from edgeprune.runtime._graph import Graph
 from edgeprune.runtime._light_walk import operators_reading, prune_light
 from edgeprune.runtime._ort import run
 from edgeprune.runtime._outcome import made_profile, taught_logits
-from edgeprune.runtime._plan import channel_axis, groups_in_scope, keep_counts, sites_reading
-from edgeprune.runtime._prune import Pruned, PruneJob, best_units
+from edgeprune.runtime._plan import channel_axis, sites_reading
+from edgeprune.runtime._prune import Pruned, PruneJob
 from edgeprune.runtime._state import Classes, State
 from edgeprune.runtime._stream import Batches
 from edgeprune.runtime._walk import LayerWalk
@@ -23,6 +24,8 @@ from edgeprune.runtime.settings import Settings
 from edgeprune.runtime.statistics import rows
 from edgeprune.runtime.teach import fit_head, propagate
 
+from .personalizing import random_job
+
 
 def silent(_step: str, _share: float) -> None:
     """Nobody asks."""
@@ -30,27 +33,12 @@ def silent(_step: str, _share: float) -> None:
 
 def watched(artifact: Any, samples: np.ndarray, size: int) -> tuple[PruneJob, Watched]:
     graph = Graph(artifact)
-    groups = groups_in_scope(artifact, "hidden")
-    keep = keep_counts(groups, 0.4, 1)
-    teacher = dict(artifact.tensors) | dict(artifact.neutral_masks)
     batches = Batches(samples, range(len(samples)), size, artifact.info.input_shape)
-    noted = {o.output: channel_axis(o) for o in operators_reading(artifact.info, keep)}
-    sites = sites_reading(graph, keep)
-    seen = watch(graph, batches, teacher, threads=1, sites=sites, means=False, noted=noted)
-    rng = np.random.default_rng(0)
-    units = {group.name: group.units for group in groups}
-    job = PruneJob(
-        graph,
-        batches.subset(seen.looked_into),
-        teacher,
-        keep,
-        {name: best_units(rng.random(units[name]), count) for name, count in keep.items()},
-        choose_here=False,
-        ridge=0.1,
-        budget_bytes=10**9,
-        threads=1,
-    )
-    return job, seen
+    job = random_job(graph, batches)
+    noted = {o.output: channel_axis(o) for o in operators_reading(artifact.info, job.keep)}
+    sites = sites_reading(graph, job.keep)
+    seen = watch(graph, batches, job.teacher, threads=1, sites=sites, means=False, noted=noted)
+    return replace(job, batches=batches.subset(seen.looked_into)), seen
 
 
 @pytest.fixture(params=["residual", "digits"])

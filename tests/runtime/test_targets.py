@@ -13,12 +13,14 @@ from edgeprune.runtime._graph import Graph
 from edgeprune.runtime._half import halved, widened
 from edgeprune.runtime._ort import run
 from edgeprune.runtime._plan import find_sites, groups_in_scope, keep_counts
-from edgeprune.runtime._prune import Pruned, PruneJob, best_units, prune_deep
+from edgeprune.runtime._prune import Pruned, prune_deep
 from edgeprune.runtime._stream import Batches
 from edgeprune.runtime._targets import SiteMoments, Targets, targets_of
 from edgeprune.runtime._watch import watch
 from edgeprune.runtime.repair import fit_mixing, fit_outputs
 from edgeprune.runtime.statistics import CrossMoments, rows
+
+from .personalizing import random_job
 
 
 @pytest.fixture(params=["residual", "digits"])
@@ -75,22 +77,10 @@ def pruned(
     artifact: Any, samples: Any, *, choose_here: bool, share: float = 0.4
 ) -> tuple[Pruned, list[bool]]:
     graph = Graph(artifact)
-    groups = groups_in_scope(artifact, "hidden")
-    keep = keep_counts(groups, share, 1)
-    rng = np.random.default_rng(0)
-    units = {group.name: group.units for group in groups}
-    job = PruneJob(
-        graph,
-        Batches(samples, range(len(samples)), 4, artifact.info.input_shape),
-        tensors_of(artifact),
-        keep,
-        {name: best_units(rng.random(units[name]), count) for name, count in keep.items()},
-        choose_here=choose_here,
-        ridge=0.1,
-        budget_bytes=10**9,
-        threads=1,
-    )
-    return prune_deep(job), [target.own for target in targets_of(graph, keep, len(samples))]
+    batches = Batches(samples, range(len(samples)), 4, artifact.info.input_shape)
+    job = random_job(graph, batches, share=share, choose_here=choose_here)
+    targets = targets_of(graph, job.keep, len(samples))
+    return prune_deep(job), [target.own for target in targets]
 
 
 @pytest.mark.parametrize("choose_here", [False, True])
