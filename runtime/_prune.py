@@ -41,6 +41,7 @@ __all__ = [
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]
 _STUDENT = "student"
+_WALK_EIGHTHS = 3  # of the memory; a quarter is for targets, and the rest for linear algebra
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,10 @@ def prune_masks(job: PruneJob) -> Pruned:
 def prune_deep(job: PruneJob) -> Pruned:
     """Prune site after site and re-fit the consumers' weights, each on its already pruned input.
 
-    Only the pruned network is walked through. Where what stands at a site fits the memory, it runs
-    once: the cut moves to before the consumers, which are fitted there.
+    Only the pruned network is walked through. A group whose pruned units can be left out of what is
+    run next is run twice, all of it to choose and what is kept to go on, so that the cut may stand
+    where the network is narrow. Elsewhere it runs once where what stands at a site fits the memory:
+    the cut moves to before the consumers, which are fitted there.
     """
     if not job.keep:
         return Pruned()
@@ -148,9 +151,10 @@ def prune_deep(job: PruneJob) -> Pruned:
         job.batches,
         {_STUDENT: student},
         fixed=(_STUDENT,),
-        budget_bytes=job.budget_bytes - job.budget_bytes // TARGETS_SHARE,
+        budget_bytes=job.budget_bytes * _WALK_EIGHTHS // 8,
         threads=job.threads,
         half=True,
+        masks=result.masks,
     )
     for target in targets.targets:
         if job.keep.keys().isdisjoint(target.site.groups):
@@ -183,11 +187,12 @@ def _observe(walk: LayerWalk, target: Target, targets: Targets) -> CrossMoments:
     limit = first_use(walk.graph, site)
     outputs = sum(operator.out_channels for operator in site.operators)
     moments = CrossMoments(units, outputs if target.own else units)
-    found = walk.observe(picked, then=limit, exactly=True, every=target.every, nodes=nodes)
+    exactly = not walk.graph.narrow_paths.keys() >= set(site.groups)
+    found = walk.observe(picked, then=limit, exactly=exactly, every=target.every, nodes=nodes)
     for number, seen in enumerate(found):
         x = rows(seen[_STUDENT], site.channel_axis, targets.limit)
         moments.update(x, targets.said(target, number))
-    walk.advance(limit, exactly=True)
+    walk.advance(limit, exactly=exactly)
     return moments
 
 

@@ -9,8 +9,9 @@ their own outputs say all that their weights can be fitted to, and are narrower 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,7 +38,7 @@ __all__ = [
 ROWS_FOR_WEIGHTS = 32  # twice as many gave the same agreement on development users
 _ROWS_PER_UNIT = 40  # a layer of few units has seen enough before the samples are through
 _FEWEST_ROWS = 8
-TARGETS_SHARE = 2  # the part of the memory for activations that targets may take
+TARGETS_SHARE = 4  # the part of the memory for activations that targets may take
 _BYTES = 2
 
 
@@ -121,16 +122,17 @@ class Targets:
         graph: the network.
         targets: what to write down.
         samples: how many there are at the most.
-        budget_bytes: what may be written at the most; fewer rows of each sample where it is short.
+        budget_bytes: what may be written at the most; fewer rows of each sample where it is short,
+            and of fewer samples where that is not enough.
 
     Attributes:
+        targets: as given, of fewer batches where the memory is short.
         limit: rows of a sample.
     """
 
     def __init__(
         self, graph: Graph, targets: Sequence[Target], samples: int, budget_bytes: int
     ) -> None:
-        self.targets = tuple(targets)
         names = {name: target for target in targets for name in target.tensors}
         widths = {o.output: o.out_channels for t in targets for o in t.site.operators}
         row = sum(
@@ -138,9 +140,11 @@ class Targets:
             for name, target in names.items()
             if len(graph.shapes.get(name, (1, 1, 1))) > 2  # others have one row a sample
         )
-        room = budget_bytes // max(samples * row, 1)
+        room = budget_bytes / max(samples * row, 1)
         self.limit = int(np.clip(room, _FEWEST_ROWS, ROWS_FOR_WEIGHTS))
-        self._every = {name: target.every for name, target in names.items()}
+        fewer = max(1, math.ceil(_FEWEST_ROWS / max(room, 1 / samples)))
+        self.targets = tuple(replace(target, every=target.every * fewer) for target in targets)
+        self._every = {name: target.every * fewer for name, target in names.items()}
         self._axes = {name: target.site.channel_axis for name, target in names.items()}
         made = {n: graph.picked_nodes(n, self._axes[n], self.limit) for n in names}
         self._picked = {name: picked for name, (picked, _) in made.items()}

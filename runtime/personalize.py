@@ -474,7 +474,8 @@ def _outputs_on_held_out(state: State, profile: Profile) -> NDArray[np.floating]
     graph = state.graph
     tensors = dict(state.artifact.tensors) | dict(state.artifact.neutral_masks)
     tensors |= profile.tensors(state.artifact)
-    session = graph.session([graph.input], [graph.output], tensors, state.threads)
+    ends = [graph.input], [graph.output]
+    session = graph.session(*ends, tensors, state.threads, masks=profile.masks)
     outputs = []
     for batch in state.held_out:
         outputs.append(state.logits(run(session, [graph.output], {graph.input: batch})[0]))

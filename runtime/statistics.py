@@ -6,6 +6,7 @@ float64, so that a long stream loses no digits.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,13 @@ def rows(values: NDArray[Any], channel_axis: int, limit: int | None = None) -> N
     flat = moved.reshape(moved.shape[0], -1, moved.shape[-1])
     if limit is not None and flat.shape[1] > limit:
         # A stride that shares no factor with the row length walks over all columns of an image.
-        chosen = np.linspace(0, flat.shape[1] - 1, limit).astype(np.int64)
-        flat = flat[:, chosen]
+        flat = flat[:, _evenly(flat.shape[1], limit)]
     return np.ascontiguousarray(flat.reshape(-1, flat.shape[-1]), dtype=np.float32)
+
+
+@cache
+def _evenly(count: int, limit: int) -> NDArray[np.int64]:
+    return np.linspace(0, count - 1, limit).astype(np.int64)
 
 
 class Moments:
@@ -147,7 +152,22 @@ class CrossMoments:
     def xx(self) -> Float64:
         """Covariance of the input, shape ``(inputs, inputs)``; a new array each time."""
         self.merge()
-        return np.asarray(np.divide(self._xx, max(self._count, 1), dtype=np.float64))
+        return _mean_of(self._xx, self._count)
+
+    @property
+    def same(self) -> bool:
+        """Whether the target is the input itself."""
+        return self._same
+
+    def xx_of(self, some: NDArray[np.bool_]) -> Float64:
+        """The part of `xx` that holds some of the inputs, ``(some, some)``; a new array."""
+        self.merge()
+        return _mean_of(self._xx[np.ix_(some, some)], self._count)
+
+    def yx_of(self, some: NDArray[np.bool_]) -> Float64:
+        """The part of `yx` that holds some of the inputs, ``(targets, some)``; a new array."""
+        self.merge()
+        return _mean_of(self._yx[:, some], self._count)
 
     @property
     def mean_variance(self) -> float:
@@ -159,9 +179,11 @@ class CrossMoments:
     def yx(self) -> Float64:
         """Covariance of target and input, shape ``(targets, inputs)``."""
         self.merge()
-        if self._same:
-            return self.xx
-        return np.asarray(np.divide(self._yx, max(self._count, 1), dtype=np.float64))
+        return _mean_of(self._yx, self._count)
+
+
+def _mean_of(total: NDArray[Any], count: int) -> Float64:
+    return np.asarray(np.divide(total, max(count, 1), dtype=np.float64))
 
 
 def _centred(

@@ -151,4 +151,4 @@ def test_inverse_by_halves(size):
     rng = np.random.default_rng(size)
     x = rng.normal(size=(size, 2 * size))
     matrix = x @ x.T / size + 1e-4 * np.eye(size)
-    np.testing.assert_allclose(spd_inverse(matrix) @ matrix, np.eye(size), atol=1e-8)
+    np.testing.assert_allclose(spd_inverse(matrix.copy()) @ matrix, np.eye(size), atol=1e-8)
