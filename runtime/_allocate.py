@@ -73,7 +73,8 @@ def _measured_curves(
     places = judging_places(adapt)
     moments = dict(state.curve_moments.settle()) if state.curve_moments else {}
     if head is not None and seen.features is not None:
-        others = rows(np.delete(seen.features, places, axis=0), -1)
+        known = np.arange(len(seen.features)) * seen.every
+        others = rows(seen.features[~np.isin(known, places)], -1)
         moments[head] = CrossMoments(others.shape[1], single=True)
         moments[head].update(others)
     state.curve_moments = None

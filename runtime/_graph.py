@@ -114,6 +114,7 @@ class Graph:
         tensors: Mapping[str, NDArray[Any]],
         threads: int,
         extra: Sequence[Any] = (),
+        *,
         masks: Mapping[str, NDArray[np.bool_]] | None = None,
     ) -> Any:
         """A session of the part of the model that computes `outputs` from `feeds`.
@@ -198,7 +199,9 @@ class Graph:
         names = [tensor.name for tensor in graph.initializer]
         known = self._constants | {name: tensors[name] for name in names if name in tensors}
         left, made = folded(weights, known)
-        paths = [(self.narrow_paths[g], mask) for g, mask in masks.items() if g in self.narrow_paths]
+        paths = [
+            (self.narrow_paths[g], mask) for g, mask in masks.items() if g in self.narrow_paths
+        ]
         ends = {value.name for value in (*graph.input, *graph.output)}
         rest, made = narrowed(rest, made, paths, ends)
         read = {name for node in (*left, *rest) for name in read_names(node)}

@@ -25,8 +25,11 @@ __all__ = ["NarrowPath", "narrow_paths", "narrowed"]
 Bool = NDArray[np.bool_]
 _MULTIPLE = 16  # odd numbers of channels are slower than a few too many
 _EACH_BY_ITSELF = frozenset(
-    "AveragePool Clip Elu Erf Gelu GlobalAveragePool HardSigmoid HardSwish Identity LeakyRelu "
-    "MaxPool Mish Relu Selu Sigmoid Softplus Softsign Tanh".split()
+    (
+        *("AveragePool", "Clip", "Elu", "Erf", "Gelu", "GlobalAveragePool", "HardSigmoid"),
+        *("HardSwish", "Identity", "LeakyRelu", "MaxPool", "Mish", "Relu", "Selu", "Sigmoid"),
+        *("Softplus", "Softsign", "Tanh"),
+    )
 )
 _OF_TWO = frozenset(("Add", "Div", "Mul", "Sub"))
 
@@ -76,7 +79,9 @@ def _plain(node: NodeProto, operator: Operator, group: str, units: int) -> bool:
     if operator.op not in ("Conv", "Gemm") or operator.write_index is not None:
         return False
     if operator.depthwise:
-        return operator.writes == (group,) and operator.in_channels == operator.out_channels == units
+        return (
+            operator.writes == (group,) and operator.in_channels == operator.out_channels == units
+        )
     if next((a.i for a in node.attribute if a.name == "group"), 1) != 1:
         return False
     reads = group not in operator.reads or (

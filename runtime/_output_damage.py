@@ -72,7 +72,8 @@ def output_damage(
         importance: of each class's logit; None where all are alike.
         budget_bytes, threads: see `LayerWalk`.
     """
-    outputs = graph.artifact.info.logits(_said(graph, samples, tensors, probes, budget_bytes, threads))
+    walk = LayerWalk(graph, samples, {_DENSE: tensors}, budget_bytes=budget_bytes, threads=threads)
+    outputs = graph.artifact.info.logits(_said(walk, tensors, probes))
     weight = 1.0 if importance is None else importance
     wanted, *others = np.split(outputs.astype(np.float64), len(probes) + 1)
     energy = max(_energy((wanted - wanted.mean(0)) * weight), 1e-30)
@@ -80,12 +81,7 @@ def output_damage(
 
 
 def _said(
-    graph: Graph,
-    samples: Batches,
-    tensors: Mapping[str, FloatArray],
-    probes: Sequence[Probe],
-    budget_bytes: int,
-    threads: int,
+    walk: LayerWalk, tensors: Mapping[str, FloatArray], probes: Sequence[Probe]
 ) -> FloatArray:
     """The network's outputs as it is and with each probe, one below the other.
 
@@ -93,7 +89,7 @@ def _said(
     tensors of its own up to the next cut only, so that each part of the network is built twice and
     not once for every probe that goes through it.
     """
-    walk = LayerWalk(graph, samples, {_DENSE: tensors}, budget_bytes=budget_bytes, threads=threads)
+    graph = walk.graph
     own: dict[str, Probe] = {}
     for number, probe in enumerate(probes):
         walk.advance(first_use(graph, probe.site))

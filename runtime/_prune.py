@@ -148,7 +148,7 @@ def prune_deep(job: PruneJob) -> Pruned:
     choosable = read_at_one_site(find_sites(job.graph)) if job.choose_here else {}
     walk = LayerWalk(
         job.graph,
-        job.batches,
+        job.batches.every(targets.step),
         {_STUDENT: student},
         fixed=(_STUDENT,),
         budget_bytes=job.budget_bytes * _WALK_EIGHTHS // 8,
@@ -186,9 +186,10 @@ def _observe(walk: LayerWalk, target: Target, targets: Targets) -> CrossMoments:
     picked, nodes = walk.graph.picked_nodes(site.tensor, site.channel_axis, targets.limit)
     limit = first_use(walk.graph, site)
     outputs = sum(operator.out_channels for operator in site.operators)
-    moments = CrossMoments(units, outputs if target.own else units)
+    moments = CrossMoments(units, outputs if target.own else units, single=True)
     exactly = not walk.graph.narrow_paths.keys() >= set(site.groups)
-    found = walk.observe(picked, then=limit, exactly=exactly, every=target.every, nodes=nodes)
+    every = target.every // targets.step
+    found = walk.observe(picked, then=limit, exactly=exactly, every=every, nodes=nodes)
     for number, seen in enumerate(found):
         x = rows(seen[_STUDENT], site.channel_axis, targets.limit)
         moments.update(x, targets.said(target, number))

@@ -78,8 +78,13 @@ class Target:
 
 
 def targets_of(graph: Graph, groups: Collection[str], samples: int) -> list[Target]:
-    """Targets of the sites that hold units of any of `groups`, in the order in which they run."""
-    return [_target(graph, site, samples) for site in sites_reading(graph, groups)]
+    """Targets of the sites that hold units of any of `groups`, in the order in which they run.
+
+    Of a long stream no target is taken of every batch; then all are taken of some of the same.
+    """
+    found = [_target(graph, site, samples) for site in sites_reading(graph, groups)]
+    least = min((target.every for target in found), default=1)
+    return [replace(target, every=target.every // least * least) for target in found]
 
 
 def _target(graph: Graph, site: Site, samples: int) -> Target:
@@ -127,6 +132,7 @@ class Targets:
 
     Attributes:
         targets: as given, of fewer batches where the memory is short.
+        step: how many batches lie between those that any of them is taken of.
         limit: rows of a sample.
     """
 
@@ -144,6 +150,7 @@ class Targets:
         self.limit = int(np.clip(room, _FEWEST_ROWS, ROWS_FOR_WEIGHTS))
         fewer = max(1, math.ceil(_FEWEST_ROWS / max(room, 1 / samples)))
         self.targets = tuple(replace(target, every=target.every * fewer) for target in targets)
+        self.step = min((target.every for target in self.targets), default=1)
         self._every = {name: target.every * fewer for name, target in names.items()}
         self._axes = {name: target.site.channel_axis for name, target in names.items()}
         made = {n: graph.picked_nodes(n, self._axes[n], self.limit) for n in names}

@@ -117,16 +117,21 @@ class LayerWalk:
         if there != target:
             raise ValueError(f"observed up to {there}, but asked to advance to {target}")
         self._ahead = None
-        runs = self._runs({track: names for track in self.tracks if track not in kept})
-        kept = {track: kept.get(track, []) for track in self.tracks}
-        for index, feeds in enumerate(self._fed() if runs else ()):
-            for track, compute in runs.items():
-                kept[track].append(self._packed(compute(feeds[track])))
-                self._forget(track, index)
+        kept = {**kept, **self._carried(names, [t for t in self.tracks if t not in kept])}
         self.position, self._feeds, self._kept = target, names, kept
         give_back(tensor for tensors in self.tracks.values() for tensor in tensors.values())
         self.kept_bytes = sum(v.nbytes for t in kept.values() for b in t for v in b.values())
         return True
+
+    def _carried(self, names: Sequence[str], tracks: Sequence[str]) -> dict[str, list[Tensors]]:
+        """The tensors of some tracks at the next cut; their sessions are gone by then."""
+        runs = self._runs(dict.fromkeys(tracks, names))
+        kept: dict[str, list[Tensors]] = {track: [] for track in tracks}
+        for index, feeds in enumerate(self._fed() if runs else ()):
+            for track, compute in runs.items():
+                kept[track].append(self._packed(compute(feeds[track])))
+                self._forget(track, index)
+        return kept
 
     def fork(self, track: str, new: str, tensors: Mapping[str, NDArray[Any]]) -> None:
         """Begin another track at the cut, with what stands there of `track`.
@@ -206,9 +211,7 @@ class LayerWalk:
             key = (id(self.tracks[track]), outputs)
             if key not in made:
                 made[key] = self._run(track, outputs, nodes)
-        return {
-            track: made[id(self.tracks[track]), outputs] for track, outputs in wanted.items()
-        }
+        return {track: made[id(self.tracks[track]), outputs] for track, outputs in wanted.items()}
 
     def _run(
         self, track: str, outputs: Sequence[str], nodes: Sequence[Any]
@@ -219,7 +222,7 @@ class LayerWalk:
         if not wanted:
             return lambda feeds: {name: feeds[name] for name in given}
         session = self.graph.session(
-            self._feeds, wanted, self.tracks[track], self.threads, nodes, self.masks
+            self._feeds, wanted, self.tracks[track], self.threads, nodes, masks=self.masks
         )
         used = [value.name for value in session.get_inputs()]
 

@@ -40,9 +40,11 @@ class Watched:
     and ``features`` what its head reads, sample by sample; ``held_outputs`` and ``held_features``
     the same of the samples that are held out. ``said`` are rows of the tensors that were to be
     written down, batch by batch of those that were looked into, whose samples `looked_into` names.
+    Of a long stream ``outputs`` and ``features`` are those of every ``every``-th sample.
     """
 
     samples: int = 0
+    every: int = 1
     said: Mapping[str, list[FloatArray]] = field(default_factory=dict)
     looked_into: list[int] = field(default_factory=list)
     held_outputs: FloatArray = field(default_factory=lambda: np.empty(0, np.float32))
@@ -195,6 +197,7 @@ def watch(
     noted: Mapping[str, int] | None = None,
     takers: Sequence[Taker] = (),
     held_out: Iterable[NDArray[np.float32]] = (),
+    most_kept: int | None = None,
     on_samples: Callable[[int], None] = lambda _: None,
 ) -> Watched:
     """Run the network once over all samples and gather statistics.
@@ -206,6 +209,7 @@ def watch(
         threads: threads of one operator.
         sites, means, positions, noted, takers: what to gather, see `Watcher`.
         held_out: batches of samples to ask only.
+        most_kept: of how many samples outputs and features are kept at the most; None for all.
         on_samples: called with the number of samples after each batch.
     """
     wanted = _NOTED if noted else _LOOKED_INTO
@@ -220,13 +224,15 @@ def watch(
         takers=takers,
         threads=threads,
     )
-    seen = Watched(statistics=watcher.statistics, said=watcher.said)
+    every = -(-len(batches) // (most_kept or len(batches) or 1)) or 1
+    seen = Watched(statistics=watcher.statistics, said=watcher.said, every=every)
     found: list[list[FloatArray]] = []
     looked_into: list[range] = []
     for batch in batches:
         if watcher.looks_into_next:
             looked_into.append(range(seen.samples, seen.samples + len(batch)))
-        found.append(watcher.run(batch))
+        kept = slice(-seen.samples % every, None, every)
+        found.append([values[kept].copy() for values in watcher.run(batch)])
         seen.samples += len(batch)
         on_samples(len(batch))
     watcher.merge()

@@ -150,9 +150,10 @@ def outgoing_weights(
         gain = tensors[operator.gain].astype(np.float64)
         heard = np.full(len(gain), True) if silent else gain != 0
         weight = np.compress(heard, tensors[operator.weight], axis=operator.out_axis)
-        matrix = weight_matrix(weight, operator) * gain[heard, None, None]
+        matrix = weight_matrix(weight, operator)
+        matrix *= gain[heard, None, None]
         stacked.append(matrix.transpose(0, 2, 1).reshape(-1, matrix.shape[1]))
-    return np.concatenate(stacked)
+    return stacked[0] if len(stacked) == 1 else np.concatenate(stacked)
 
 
 class Elimination:
@@ -185,13 +186,13 @@ class Elimination:
         damped = damping(moments, ridge)
         self.alive = np.arange(units)
         self._rows = np.arange(units)  # where the units that are left stand in the matrices
+        as_they_are = moments.same and not own  # then the weights themselves are what is fitted
+        answers = outgoing if as_they_are else moments.yx if own else moments.answers(outgoing)
         # In float64: dead units with large weights make float32 lose a layer's curve altogether.
         self._inverse = spd_inverse(_add_to_diagonal(moments.xx, damped))
-        if moments.same and not own:  # what is fitted are the weights themselves
-            self._fitted = outgoing.copy()
-        else:
-            answers = moments.yx if own else outgoing @ moments.yx
-            self._fitted = (answers + damped * outgoing) @ self._inverse
+        if not as_they_are:
+            answers += damped * outgoing
+        self._fitted = answers.copy() if as_they_are else answers @ self._inverse
         self._diagonal = np.diag(self._inverse).copy()
         self._late: list[tuple[Float64, Float64]] = []
 
@@ -224,7 +225,11 @@ class Elimination:
         self._late.append((across, gain))
         if sum(len(gain) for _, gain in self._late) >= _LATE:
             self._catch_up()
-        fitted -= removed @ gain
+        for start in range(
+            0, len(fitted), _ROWS_AT_ONCE
+        ):  # a whole product would take as much again
+            some = slice(start, start + _ROWS_AT_ONCE)
+            fitted[some] -= removed[some] @ gain
         return float(np.vdot(answer, removed.T))
 
     def _catch_up(self) -> None:

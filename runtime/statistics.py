@@ -16,6 +16,7 @@ __all__ = ["CrossMoments", "Moments", "rows"]
 
 Float64 = NDArray[np.float64]
 _ROWS_AT_ONCE = 512
+_TARGETS_AT_ONCE = 256
 
 
 def rows(values: NDArray[Any], channel_axis: int, limit: int | None = None) -> NDArray[np.float32]:
@@ -85,7 +86,8 @@ class CrossMoments:
         inputs: channels of the input.
         targets: channels of the target; None where the target is the input itself, so that `yx` is
             `xx` and takes no memory of its own.
-        single: add up in float32: half the memory, and digits enough for some thousand rows.
+        single: add up in float32: half the memory, and digits enough for some ten thousand rows:
+            they are added in few blocks, whose products are in float32 anyway.
     """
 
     def __init__(self, inputs: int, targets: int | None = None, *, single: bool = False) -> None:
@@ -168,6 +170,15 @@ class CrossMoments:
         """The part of `yx` that holds some of the inputs, ``(targets, some)``; a new array."""
         self.merge()
         return _mean_of(self._yx[:, some], self._count)
+
+    def answers(self, weights: Float64) -> Float64:
+        """``weights @ yx``, ``(n, inputs)``, without all of `yx` in float64."""
+        self.merge()
+        total = np.zeros((len(weights), self._yx.shape[1]))
+        for start in range(0, len(self._yx), _TARGETS_AT_ONCE):
+            some = slice(start, start + _TARGETS_AT_ONCE)
+            total += weights[:, some] @ _mean_of(self._yx[some], self._count)
+        return total
 
     @property
     def mean_variance(self) -> float:

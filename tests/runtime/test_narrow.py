@@ -93,7 +93,7 @@ def test_what_is_asked_for_is_never_narrowed(network):
             for output, extra in ((name, ()), ("doubled", (doubled,))):
                 ends = [network.input], [output]
                 wanted = run(network.session(*ends, tensors, 1, extra), None, batch)[0]
-                got = run(network.session(*ends, tensors, 1, extra, masks), None, batch)[0]
+                got = run(network.session(*ends, tensors, 1, extra, masks=masks), None, batch)[0]
                 assert got.shape == wanted.shape
                 np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
@@ -102,9 +102,7 @@ def test_a_part_narrows_only_what_lies_in_it_altogether(network):
     masks = some_gone(network, 0.6)
     tensors = in_force(network, masks)
     batch = {network.input: batch_for(network)}
-    wanted = run(
-        network.session([network.input], [network.output], tensors, 1), None, batch
-    )[0]
+    wanted = run(network.session([network.input], [network.output], tensors, 1), None, batch)[0]
     for cut in range(1, len(network.nodes), 3):
         live = network.live(cut)
         before = network.session([network.input], live, tensors, 1, masks=masks)
