@@ -117,8 +117,8 @@ def _path(
     complete = names.issuperset((*makers, *along, *readers)) and info.output_name not in tensors
     if not (complete and makers and readers):
         return None
-    parts = (tuple(part.values()) for part in (makers, along, readers))
-    return NarrowPath(*parts, frozenset(names), frozenset(tensors))
+    makes, moves, reads = (tuple(part.values()) for part in (makers, along, readers))
+    return NarrowPath(makes, moves, reads, frozenset(names), frozenset(tensors))
 
 
 def _each_by_itself(node: NodeProto, fine: Collection[str]) -> bool:

@@ -219,15 +219,14 @@ class Elimination:
         for before, gain in self._late:
             across -= before[:, gone].T @ gain
         removed = fitted[:, gone]
-        gain = np.linalg.solve(across[:, gone], np.hstack([across, removed.T]))
-        gain, answer = gain[:, : len(self._inverse)], gain[:, len(self._inverse) :]
+        solved = np.linalg.solve(across[:, gone], np.hstack([across, removed.T]))
+        gain, answer = solved[:, : len(self._inverse)], solved[:, len(self._inverse) :]
         self._diagonal -= np.einsum("ki,ki->i", across, gain)
         self._late.append((across, gain))
         if sum(len(gain) for _, gain in self._late) >= _LATE:
             self._catch_up()
-        for start in range(
-            0, len(fitted), _ROWS_AT_ONCE
-        ):  # a whole product would take as much again
+        # By rows, as the whole product would take as much memory again.
+        for start in range(0, len(fitted), _ROWS_AT_ONCE):
             some = slice(start, start + _ROWS_AT_ONCE)
             fitted[some] -= removed[some] @ gain
         return float(np.vdot(answer, removed.T))
