@@ -38,6 +38,7 @@ __all__ = [
 ROWS_FOR_WEIGHTS = 32  # twice as many gave the same agreement on development users
 _ROWS_PER_UNIT = 40  # a layer of few units has seen enough before the samples are through
 _FEWEST_ROWS = 8
+_FEWEST_PER_UNIT = 2  # however little memory there is, as long as the samples hold so many
 TARGETS_SHARE = 4  # the part of the memory for activations that targets may take
 _BYTES = 2
 
@@ -148,7 +149,9 @@ class Targets:
         )
         room = budget_bytes / max(samples * row, 1)
         self.limit = int(np.clip(room, _FEWEST_ROWS, ROWS_FOR_WEIGHTS))
-        fewer = max(1, math.ceil(_FEWEST_ROWS / max(room, 1 / samples)))
+        fewer = math.ceil(_FEWEST_ROWS / max(room, 1 / max(samples, 1)))
+        widest = max((len(target.site.units) for target in targets), default=1)
+        fewer = max(1, min(fewer, samples * _FEWEST_ROWS // (_FEWEST_PER_UNIT * widest)))
         self.targets = tuple(replace(target, every=target.every * fewer) for target in targets)
         self.step = min((target.every for target in self.targets), default=1)
         self._every = {name: target.every * fewer for name, target in names.items()}
