@@ -199,8 +199,13 @@ def _observe(walk: LayerWalk, target: Target, targets: Targets) -> CrossMoments:
 
 def _chosen_here(job: PruneJob, target: Target, moments: CrossMoments, name: str) -> Bool:
     tensors = job.teacher if target.own else job.judged or job.teacher
-    outgoing = outgoing_weights(tensors, target.site.operators, silent=target.own)
-    return repair_aware_mask(moments, outgoing, job.keep[name], job.ridge, own=target.own)
+    return repair_aware_mask(
+        moments,
+        outgoing_weights(tensors, target.site.operators, silent=target.own),
+        job.keep[name],
+        job.ridge,
+        own=target.own,
+    )
 
 
 def _refit(

@@ -170,7 +170,7 @@ def _curve(
     """The curve, and which units were left about where pruning is usual."""
     outgoing = outgoing_weights(weights, site.operators)
     energy = float(np.vdot(moments.answers(outgoing), outgoing))
-    elimination = Elimination(moments, outgoing, ridge)
+    elimination = Elimination(moments, outgoing, ridge)  # uses up the weights
     units = len(moments.mean_x)
     least = max(1, round(units * (1 - _MOST_REMOVED)))
     removed, damage, kept = [0], [0.0], np.ones(units, np.bool_)

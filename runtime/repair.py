@@ -166,7 +166,7 @@ class Elimination:
 
     Args:
         moments: joint moments of pruned input and dense target, all units.
-        outgoing: the consumers' weights, ``(outputs, units)``.
+        outgoing: the consumers' weights, ``(outputs, units)``; their memory is used, and changed.
         ridge: as in `fit_mixing`; it pulls towards the identity here as well.
         own: the target of the moments is what ``outgoing`` made of the units, not they.
 
@@ -186,13 +186,13 @@ class Elimination:
         damped = damping(moments, ridge)
         self.alive = np.arange(units)
         self._rows = np.arange(units)  # where the units that are left stand in the matrices
-        as_they_are = moments.same and not own  # then the weights themselves are what is fitted
-        answers = outgoing if as_they_are else moments.yx if own else moments.answers(outgoing)
+        if not moments.same or own:  # else the weights themselves are what is fitted
+            answers = moments.yx if own else moments.answers(outgoing)
+            outgoing *= damped
+            answers += outgoing
         # In float64: dead units with large weights make float32 lose a layer's curve altogether.
         self._inverse = spd_inverse(_add_to_diagonal(moments.xx, damped))
-        if not as_they_are:
-            answers += damped * outgoing
-        self._fitted = answers.copy() if as_they_are else answers @ self._inverse
+        self._fitted = outgoing if moments.same and not own else answers @ self._inverse
         self._diagonal = np.diag(self._inverse).copy()
         self._late: list[tuple[Float64, Float64]] = []
 
@@ -285,11 +285,14 @@ def repair_aware_mask(
 ) -> Bool:
     """Choose the `keep` units with which the repair does best; see `Elimination`.
 
+    `outgoing` is used up.
+
     Returns:
         bool ``(units,)`` with `keep` true.
     """
     units = len(moments.mean_x)
     elimination = Elimination(moments, outgoing, ridge, own=own)
+    del outgoing  # a wide head's takes ten megabytes
     block = max(1, -(-(units - keep) // _BLOCKS))
     while len(elimination.alive) > keep:
         elimination.remove(min(block, len(elimination.alive) - keep))
