@@ -40,11 +40,12 @@ class Watched:
     and ``features`` what its head reads, sample by sample; ``held_outputs`` and ``held_features``
     the same of the samples that are held out. ``said`` are rows of the tensors that were to be
     written down, batch by batch of those that were looked into, whose samples `looked_into` names.
-    Of a long stream ``outputs`` and ``features`` are those of every ``every``-th sample.
+    Of a long stream ``outputs`` and ``features`` are those of an even choice: of the samples that
+    stand at ``places`` of it.
     """
 
     samples: int = 0
-    every: int = 1
+    places: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     said: Mapping[str, list[FloatArray]] = field(default_factory=dict)
     looked_into: list[int] = field(default_factory=list)
     held_outputs: FloatArray = field(default_factory=lambda: np.empty(0, np.float32))
@@ -224,21 +225,23 @@ def watch(
         takers=takers,
         threads=threads,
     )
-    every = -(-len(batches) // (most_kept or len(batches) or 1)) or 1
-    seen = Watched(statistics=watcher.statistics, said=watcher.said, every=every)
+    seen = Watched(statistics=watcher.statistics, said=watcher.said)
+    total = len(batches)
+    places = np.linspace(0, total - 1, min(total, most_kept or total)).astype(np.int64)
     found: list[list[FloatArray]] = []
     looked_into: list[range] = []
     for batch in batches:
         if watcher.looks_into_next:
             looked_into.append(range(seen.samples, seen.samples + len(batch)))
-        kept = slice(-seen.samples % every, None, every)
-        found.append([values[kept].copy() for values in watcher.run(batch)])
+        kept = places[(places >= seen.samples) & (places < seen.samples + len(batch))]
+        found.append([values[kept - seen.samples] for values in watcher.run(batch)])
         seen.samples += len(batch)
         on_samples(len(batch))
     watcher.merge()
     # By now the unusable samples are known, and places in the stream are places in `indices`.
     seen.looked_into = [batches.indices[place] for part in looked_into for place in part]
     seen.outputs, seen.features = _joined(found)
+    seen.places = places[places < seen.samples]
     held = []
     for batch in held_out:
         held.append(watcher.ask(batch))

@@ -46,9 +46,13 @@ def test_of_a_long_stream_outputs_of_some_samples_are_kept(network, size):
     options = {"threads": 1, "held_out": held}
     whole = watch(graph, batches, graph.artifact.tensors, **options)
     some = watch(graph, batches, graph.artifact.tensors, **options, most_kept=8)
-    assert (whole.every, some.every, some.samples) == (1, 3, 20)
-    np.testing.assert_array_equal(some.outputs, whole.outputs[::3])
-    np.testing.assert_array_equal(some.features, whole.features[::3])
+    assert (whole.samples, some.samples) == (20, 20)
+    np.testing.assert_array_equal(whole.places, np.arange(20))
+    assert len(some.places) == 8
+    assert (some.places[0], some.places[-1]) == (0, 19)
+    assert set(np.diff(some.places)) == {2, 3}
+    np.testing.assert_array_equal(some.outputs, whole.outputs[some.places])
+    np.testing.assert_array_equal(some.features, whole.features[some.places])
     np.testing.assert_array_equal(some.held_outputs, whole.held_outputs)
 
 
