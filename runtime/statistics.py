@@ -213,9 +213,7 @@ class CrossMoments:
         return _mean_of(self._yx, self._count)
 
 
-def _emphasised(
-    values: NDArray[np.float32], samples: int, emphasis: float
-) -> NDArray[np.float32]:
+def _emphasised(values: NDArray[np.float32], samples: int, emphasis: float) -> NDArray[np.float32]:
     """Rows whose mean over a sample is so many times as large, and all else as it is."""
     if emphasis == 1.0:
         return values
