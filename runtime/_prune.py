@@ -44,6 +44,9 @@ Float64 = NDArray[np.float64]
 _STUDENT = "student"
 _MANY_UNITS = 500
 _WALK_SHARE = 3 / 8  # of the memory; the rest is for targets and for linear algebra
+# Positions of a sample are pooled further on: an error that is everywhere stays, others cancel out.
+_COMMON_PART = 4.0
+_SAMPLES_FOR_IT = 100  # of fewer than about so many samples little is known of what they share
 
 
 @dataclass(frozen=True)
@@ -190,15 +193,23 @@ def _observe(walk: LayerWalk, target: Target, targets: Targets) -> CrossMoments:
     picked, nodes = walk.graph.picked_nodes(site.tensor, site.channel_axis, targets.limit)
     limit = first_use(walk.graph, site)
     outputs = sum(operator.out_channels for operator in site.operators)
-    moments = CrossMoments(units, outputs if target.own else units, single=True)
+    moments = CrossMoments(
+        units, outputs if target.own else units, single=True, emphasis=_emphasis(len(walk.batches))
+    )
     exactly = not walk.graph.narrow_paths.keys() >= set(site.groups)
     every = target.every // targets.step
     found = walk.observe(picked, then=limit, exactly=exactly, every=every, nodes=nodes)
     for number, seen in enumerate(found):
         x = rows(seen[_STUDENT], site.channel_axis, targets.limit)
-        moments.update(x, targets.said(target, number))
+        moments.update(x, targets.said(target, number), samples=len(seen[_STUDENT]))
     walk.advance(limit, exactly=exactly)
     return moments
+
+
+def _emphasis(samples: int) -> float:
+    """How much larger what a sample's positions share counts; an error in it weighs the square."""
+    known = samples / (samples + _SAMPLES_FOR_IT)
+    return float(np.sqrt(1.0 + (_COMMON_PART - 1.0) * known))
 
 
 def _chosen_here(job: PruneJob, target: Target, moments: CrossMoments, name: str) -> Bool:

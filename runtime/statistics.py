@@ -88,10 +88,20 @@ class CrossMoments:
             `xx` and takes no memory of its own.
         single: add up in float32: half the memory, and digits enough for some ten thousand rows:
             they are added in few blocks, whose products are in float32 anyway.
+        emphasis: what the rows of one sample have in common counts as if it were so many times as
+            large, so that an error in it weighs the square of that.
     """
 
-    def __init__(self, inputs: int, targets: int | None = None, *, single: bool = False) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        targets: int | None = None,
+        *,
+        single: bool = False,
+        emphasis: float = 1.0,
+    ) -> None:
         self._count = 0
+        self._emphasis = emphasis
         self._same = same = targets is None
         self._mean_x: Float64 = np.zeros(inputs)
         self._mean_y: Float64 = self._mean_x if same else np.zeros(targets or 0)
@@ -102,11 +112,21 @@ class CrossMoments:
         self._rows_waiting = 0
         self._at_once = max(_ROWS_AT_ONCE, inputs)  # adding a matrix costs as much as some rows
 
-    def update(self, x: NDArray[np.float32], y: NDArray[np.float32] | None = None) -> None:
-        """Take in rows ``x``, ``(n, inputs)``, and their targets ``y``, ``(n, targets)``."""
+    def update(
+        self,
+        x: NDArray[np.float32],
+        y: NDArray[np.float32] | None = None,
+        samples: int = 1,
+    ) -> None:
+        """Take in rows ``x``, ``(n, inputs)``, and their targets ``y``, ``(n, targets)``.
+
+        They are of so many `samples`, as many rows of each one after the other.
+        """
         if not len(x):
             return
-        self._waiting.append((x, x if y is None or self._same else y))
+        x = _emphasised(x, samples, self._emphasis)
+        target = x if y is None or self._same else _emphasised(y, samples, self._emphasis)
+        self._waiting.append((x, target))
         self._rows_waiting += len(x)
         if self._rows_waiting >= self._at_once:
             self.merge()
@@ -142,13 +162,13 @@ class CrossMoments:
     def mean_x(self) -> Float64:
         """Mean of the input, shape ``(inputs,)``."""
         self.merge()
-        return self._mean_x
+        return self._mean_x / self._emphasis
 
     @property
     def mean_y(self) -> Float64:
         """Mean of the target, shape ``(targets,)``."""
         self.merge()
-        return self._mean_y
+        return self._mean_y / self._emphasis
 
     @property
     def xx(self) -> Float64:
@@ -191,6 +211,15 @@ class CrossMoments:
         """Covariance of target and input, shape ``(targets, inputs)``."""
         self.merge()
         return _mean_of(self._yx, self._count)
+
+
+def _emphasised(values: NDArray[np.float32], samples: int, emphasis: float) -> NDArray[np.float32]:
+    """Rows whose mean over a sample is so many times as large, and all else as it is."""
+    if emphasis == 1.0:
+        return values
+    by_sample = values.reshape(samples, -1, values.shape[1])
+    common = by_sample.mean(1, keepdims=True)
+    return (by_sample + np.float32(emphasis - 1.0) * common).reshape(values.shape)
 
 
 def _mean_of(total: NDArray[Any], count: int) -> Float64:

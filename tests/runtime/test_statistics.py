@@ -171,3 +171,21 @@ def test_parts_and_products_are_those_of_the_whole(targets, single):
     assert moments.same == (targets is None)
     moments.xx_of(some)[:] = 0  # a new array each time
     assert moments.xx_of(some).any()
+
+
+@FAST
+@given(seed=SEEDS, samples=st.sampled_from([1, 3, 10]), emphasis=st.sampled_from([1.0, 1.7, 4.0]))
+def test_what_a_sample_has_in_common_counts_more(seed, samples, emphasis):
+    """Of covariance within samples and between them, the latter counts by the square."""
+    x, y = correlated(seed, offset=3.0)
+    moments = CrossMoments(4, 3, emphasis=emphasis)
+    for a, b in zip(np.split(x, 2), np.split(y, 2), strict=True):
+        moments.update(a, b, samples)
+    parts = [np.split(a, 2 * samples) for a in (x, y)]
+    common = [np.concatenate([np.full_like(p, p.mean(0)) for p in of]) for of in parts]
+    within = covariance(y - common[1], x - common[0])
+    between = covariance(common[1], common[0])
+    expected = within + emphasis**2 * between
+    np.testing.assert_allclose(moments.yx, expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(moments.mean_x, x.mean(0, dtype=np.float64), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(moments.mean_y, y.mean(0, dtype=np.float64), rtol=1e-4, atol=1e-4)
