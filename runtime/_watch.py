@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from ._external import FloatArray
 from ._graph import Graph
-from ._ort import run
+from ._ort import run, trim_memory
 from ._plan import Site
 from ._stream import Batches
 from ._targets import Taker
@@ -28,7 +29,7 @@ __all__ = ["POSITIONS_EVERY", "ROWS_PER_SAMPLE", "Watched", "Watcher", "watch"]
 POSITIONS_EVERY = 8
 ROWS_PER_SAMPLE = 32
 _LOOKED_INTO = 30  # samples, of a stream that is shorter than `POSITIONS_EVERY` times as many
-_NOTED = 60  # the same where the repair learns from what is written down
+_NOTED = 40  # the same where the repair learns from what is written down
 _SAMPLES_AT_ONCE = 32
 
 
@@ -127,7 +128,7 @@ class Watcher:
             self._samples_waiting += len(batch)
             if self._samples_waiting >= _SAMPLES_AT_ONCE:
                 self.merge()
-        return [values[name] for name in self._always]
+        return self._answers(values)
 
     @property
     def looks_into_next(self) -> bool:
@@ -136,8 +137,11 @@ class Watcher:
 
     def ask(self, batch: NDArray[np.float32]) -> list[FloatArray]:
         """As `run`, but gather nothing."""
-        values = self._part({self._input: batch})
-        return [values[name] for name in self._always]
+        return self._answers(self._part({self._input: batch}))
+
+    def _answers(self, values: Mapping[str, NDArray[np.float32]]) -> list[FloatArray]:
+        """Copies: what a run returns keeps its session's whole arena from being freed."""
+        return [values[name].copy() for name in self._always]
 
     def merge(self) -> None:
         """Take in the means of the last batches; one by one they would cost a tenth."""
@@ -152,7 +156,8 @@ class Watcher:
             found = rows(value, site.channel_axis, ROWS_PER_SAMPLE)
             self.statistics[site.tensor].positions.update(found)
         for tensor, axis in self._noted.items():
-            self.said[tensor].append(rows(values[self._picked[tensor]], axis, ROWS_PER_SAMPLE))
+            found = rows(values[self._picked[tensor]], axis, ROWS_PER_SAMPLE)
+            self.said[tensor].append(found.copy() if found.base is not None else found)
 
 
 class _Part:
@@ -209,17 +214,23 @@ def watch(
         on_samples: called with the number of samples after each batch.
     """
     wanted = _NOTED if noted else _LOOKED_INTO
-    watcher = Watcher(
+    alone = bool(noted) and not means and not takers and len(batches) > wanted
+    every = 1 if alone else int(np.clip(len(batches) // wanted, 1, POSITIONS_EVERY))
+    gather = partial(
+        Watcher,
         graph,
         tensors,
         sites,
         means=means,
         positions=positions,
         noted=noted,
-        every=int(np.clip(len(batches) // wanted, 1, POSITIONS_EVERY)),
+        every=every,
         takers=takers,
         threads=threads,
     )
+    if alone:
+        return _watch_some(graph, batches, tensors, gather, held_out, on_samples, threads)
+    watcher = gather()
     seen = Watched(statistics=watcher.statistics, said=watcher.said)
     found: list[list[FloatArray]] = []
     looked_into: list[range] = []
@@ -233,12 +244,62 @@ def watch(
     # By now the unusable samples are known, and places in the stream are places in `indices`.
     seen.looked_into = [batches.indices[place] for part in looked_into for place in part]
     seen.outputs, seen.features = _joined(found)
-    held = []
-    for batch in held_out:
-        held.append(watcher.ask(batch))
-        on_samples(len(batch))
+    held = _asked(watcher.ask, held_out, on_samples)
     seen.held_outputs, seen.held_features = _joined(held)
     return seen
+
+
+def _watch_some(
+    graph: Graph,
+    batches: Batches,
+    tensors: Mapping[str, FloatArray],
+    gather: Callable[[], Watcher],
+    held_out: Iterable[NDArray[np.float32]],
+    on_samples: Callable[[int], None],
+    threads: int,
+) -> Watched:
+    """As `watch`, where only samples that are looked into give anything but answers.
+
+    They come first, with probes. All others run as the plain network does, in a session of its
+    own: tensors that are looked at cannot be fused away, which costs a twentieth of every run.
+    """
+    seen, found, rest = Watched(), list[list[FloatArray]](), list(batches.indices)
+    watcher = gather()
+    while rest and len(seen.looked_into) < _NOTED:
+        wanted = min(_NOTED - len(seen.looked_into), len(rest))
+        chosen = [rest[n] for n in np.linspace(0, len(rest) - 1, wanted).astype(int)]
+        rest = [index for index in rest if index not in set(chosen)]
+        some = batches.subset(chosen)
+        found += _asked(watcher.run, some, on_samples)
+        seen.looked_into += some.indices  # others take the place of unusable ones
+    seen.statistics, seen.said = watcher.statistics, watcher.said
+    del watcher  # its session: two of them would be twice the weights
+    trim_memory()
+    others = batches.subset(rest)
+    plain = Watcher(graph, tensors, means=False, positions=False, threads=threads)
+    found += _asked(plain.ask, others, on_samples)
+    outputs, features = _joined(found)
+    usable = [*seen.looked_into, *others.indices]
+    place = {index: n for n, index in enumerate(batches.indices)}
+    order = sorted(range(len(usable)), key=lambda n: place[usable[n]])
+    batches.indices = [usable[n] for n in order]
+    seen.samples = len(order)
+    seen.outputs, seen.features = outputs[order], None if features is None else features[order]
+    seen.held_outputs, seen.held_features = _joined(_asked(plain.ask, held_out, on_samples))
+    return seen
+
+
+def _asked(
+    ask: Callable[[NDArray[np.float32]], list[FloatArray]],
+    batches: Iterable[NDArray[np.float32]],
+    on_samples: Callable[[int], None],
+) -> list[list[FloatArray]]:
+    """What a network says of each batch."""
+    found = []
+    for batch in batches:
+        found.append(ask(batch))
+        on_samples(len(batch))
+    return found
 
 
 def _joined(found: Sequence[Sequence[FloatArray]]) -> tuple[FloatArray, FloatArray | None]:
