@@ -73,11 +73,16 @@ def _measured_curves(
     places = judging_places(adapt)
     moments = dict(state.curve_moments.settle()) if state.curve_moments else {}
     if head is not None and seen.features is not None:
-        others = rows(np.delete(seen.features, places, axis=0), -1)
+        known = np.arange(len(seen.features)) * seen.every
+        others = rows(seen.features[~np.isin(known, places)], -1)
         moments[head] = CrossMoments(others.shape[1], single=True)
         moments[head].update(others)
     state.curve_moments = None
-    taught = made_profile(state, Pruned(), state.classes, None).tensors(state.artifact)
+    weighed, info = judged(state), state.artifact.info
+    taught = dict(made_profile(state, Pruned(), state.classes, None).tensors(state.artifact))
+    if head is not None:  # the same numbers twice
+        weight = info.operator_by_name[info.head or ""].weight
+        taught |= {weight: weighed[weight]} if weight in taught else {}
     give_back(state.artifact.tensors.values())
     curves = damage_curves(
         state.graph,
@@ -86,7 +91,7 @@ def _measured_curves(
         groups,
         ridge=state.settings.ridge,
         threads=state.threads,
-        judged=judged(state),
+        judged=weighed,
         moments=moments,
         answers=Answers(
             adapt.subset([adapt.indices[place] for place in places]),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from ._fold import folded, outside
+from ._narrow import NarrowPath, narrow_paths, narrowed
 from ._ort import make_session
 from .artifact import Artifact, Operator
 from .network._graph import read_names
@@ -73,10 +74,14 @@ class Graph:
 
     def live(self, position: int) -> tuple[str, ...]:
         """Tensors that the nodes from `position` on need and earlier ones have made."""
-        needed = {name for node in self.nodes[position:] for name in read_names(node)}
-        needed.add(self.output)
-        known = [self.input, *(n for node in self.nodes[:position] for n in node.output)]
-        return tuple(name for name in known if name in needed)
+        known = ((self.input, -1), *self._position.items())
+        return tuple(n for n, made in known if made < position <= self._last_read.get(n, -1))
+
+    @cached_property
+    def _last_read(self) -> dict[str, int]:
+        """Position of the last node that reads a tensor; the output is read after all of them."""
+        read = {name: at for at, node in enumerate(self.nodes) for name in read_names(node)}
+        return read | {self.output: len(self.nodes)}
 
     def largest_step_bytes(self) -> int:
         """Bytes that one sample's largest node reads and writes, as far as shapes are known."""
@@ -109,13 +114,28 @@ class Graph:
         tensors: Mapping[str, NDArray[Any]],
         threads: int,
         extra: Sequence[Any] = (),
+        *,
+        masks: Mapping[str, NDArray[np.bool_]] | None = None,
     ) -> Any:
         """A session of the part of the model that computes `outputs` from `feeds`.
 
         `tensors` are the network's external tensors; those that the part does not read are ignored.
-        `extra` are nodes that read the model's tensors and make some of the `outputs`.
+        `extra` are nodes that read the model's tensors and make some of the `outputs`. Of groups
+        with `masks`, which must be in force in `tensors`, pruned units are left out where that
+        changes nothing: see `runtime._narrow`.
         """
-        return self._build(feeds, outputs, extra, tensors, threads)
+        graph = self._part(feeds, outputs, extra)
+        graph, given = self._folded(graph, tensors, masks or {})
+        model = helper.make_model(
+            graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version
+        )
+        return make_session(model.SerializeToString(), given, threads=threads)
+
+    @cached_property
+    def narrow_paths(self) -> Mapping[str, NarrowPath]:
+        """What the units of those groups run through of which parts can leave some out."""
+        scalars = [t.name for t in self._initializers.values() if math.prod(t.dims) == 1]
+        return narrow_paths(self.artifact.info, self.nodes, scalars)
 
     def mean_nodes(self, tensor: str, channel_axis: int) -> tuple[str, list[Any]]:
         """Nodes that average a tensor over its positions, and the name of what they make.
@@ -167,23 +187,11 @@ class Graph:
             ),
         ]
 
-    def _build(
-        self,
-        feeds: Sequence[str],
-        outputs: Sequence[str],
-        extra: Sequence[Any],
-        tensors: Mapping[str, NDArray[Any]],
-        threads: int,
-    ) -> Any:
-        graph = self._part(feeds, outputs, extra)
-        graph, given = self._folded(graph, tensors)
-        model = helper.make_model(
-            graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version
-        )
-        return make_session(model.SerializeToString(), given, threads=threads)
-
     def _folded(
-        self, graph: Any, tensors: Mapping[str, NDArray[Any]]
+        self,
+        graph: Any,
+        tensors: Mapping[str, NDArray[Any]],
+        masks: Mapping[str, NDArray[np.bool_]],
     ) -> tuple[Any, dict[str, NDArray[Any]]]:
         """A part with effective weights in place of what makes them, and all that it reads."""
         weights = [node for node in graph.node if node.name.startswith(WEIGHT_NODE)]
@@ -191,6 +199,11 @@ class Graph:
         names = [tensor.name for tensor in graph.initializer]
         known = self._constants | {name: tensors[name] for name in names if name in tensors}
         left, made = folded(weights, known)
+        paths = [
+            (self.narrow_paths[g], mask) for g, mask in masks.items() if g in self.narrow_paths
+        ]
+        ends = {value.name for value in (*graph.input, *graph.output)}
+        rest, made = narrowed(rest, made, paths, ends)
         read = {name for node in (*left, *rest) for name in read_names(node)}
         read.update(value.name for value in graph.output)
         stay = [tensor for tensor in graph.initializer if tensor.name in read]

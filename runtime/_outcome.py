@@ -65,7 +65,7 @@ def taught_logits(
         return logits
     taught = logits + prior_shift(classes.prior, classes.floor).astype(np.float64) - classes.bias
     if classes.head is not None:
-        flat = features.reshape(len(features), -1).astype(np.float64)
+        flat = features.reshape(len(features), -1).astype(np.float32)
         taught += flat @ classes.head.weight.T + classes.head.bias
     return np.asarray(taught)
 
@@ -101,11 +101,12 @@ def _taught_head(
     current = pruned.weights.get(head.name)
     if current is None:
         current = kept_weight(state.artifact, head, pruned.masks, state.teacher[head.weight])
-    added: NDArray[np.float64] = update.weight[:, kept]
-    offset = update.bias
+    added, offset = update.weight, update.bias
     if pruned.head_mixing is not None:
-        added = update.weight @ pruned.head_mixing.matrix
+        added = update.weight @ pruned.head_mixing.matrix.astype(np.float32)
         offset = offset + update.weight @ pruned.head_mixing.offset
-    gain = gains.get(head.name, np.ones(head.out_channels, np.float32)).astype(np.float64)
+    elif not kept.all():
+        added = update.weight[:, kept]
+    gain = gains.get(head.name, np.ones(head.out_channels, np.float32))
     added = added / gain[:, None]
     return (current + (added if head.out_axis == 0 else added.T)).astype(np.float32), offset

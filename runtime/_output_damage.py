@@ -25,6 +25,8 @@ from .repair import Mixing, mixed_weight
 
 __all__ = ["Probe", "output_damage", "repaired_tensors"]
 
+_DENSE = "dense"
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -70,17 +72,42 @@ def output_damage(
         importance: of each class's logit; None where all are alike.
         budget_bytes, threads: see `LayerWalk`.
     """
-    walk = LayerWalk(graph, samples, {"dense": tensors}, budget_bytes=budget_bytes, threads=threads)
-    logits = graph.artifact.info.logits
+    walk = LayerWalk(graph, samples, {_DENSE: tensors}, budget_bytes=budget_bytes, threads=threads)
+    outputs = graph.artifact.info.logits(_said(walk, tensors, probes))
     weight = 1.0 if importance is None else importance
-    wanted = logits(walk.finish("dense", tensors)).astype(np.float64)
-    energy = _energy((wanted - wanted.mean(0)) * weight)
-    found = []
-    for probe in probes:
+    wanted, *others = np.split(outputs.astype(np.float64), len(probes) + 1)
+    energy = max(_energy((wanted - wanted.mean(0)) * weight), 1e-30)
+    return [_energy((said - wanted) * weight) / energy for said in others]
+
+
+def _said(
+    walk: LayerWalk, tensors: Mapping[str, FloatArray], probes: Sequence[Probe]
+) -> FloatArray:
+    """The network's outputs as it is and with each probe, one below the other.
+
+    All go through the network side by side: a probe leaves where its site is read, and is run with
+    tensors of its own up to the next cut only, so that each part of the network is built twice and
+    not once for every probe that goes through it.
+    """
+    graph = walk.graph
+    own: dict[str, Probe] = {}
+    for number, probe in enumerate(probes):
         walk.advance(first_use(graph, probe.site))
-        said = logits(walk.finish("dense", {**tensors, **probe.changed}))
-        found.append(_energy((said - wanted) * weight) / max(energy, 1e-30))
-    return found
+        own = {name: one for name, one in own.items() if _ends(graph, one) >= walk.position}
+        walk.tracks |= {name: tensors for name in walk.tracks if name not in own}
+        name = str(number)
+        walk.fork(_DENSE, name, {**tensors, **probe.changed})
+        own[name] = probe
+    parts: dict[str, list[FloatArray]] = {name: [] for name in walk.tracks}
+    for found in walk.observe(graph.output):
+        for name, values in found.items():
+            parts[name].append(values)
+    return np.concatenate([values for part in parts.values() for values in part])
+
+
+def _ends(graph: Graph, probe: Probe) -> int:
+    """Position of the last node that a probe changes."""
+    return max(graph.consumed_at(operator) for operator in probe.site.operators)
 
 
 def _energy(values: NDArray[np.float64]) -> float:

@@ -41,6 +41,7 @@ __all__ = [
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]
 _STUDENT = "student"
+_WALK_EIGHTHS = 3  # of the memory; a quarter is for targets, and the rest for linear algebra
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,10 @@ def prune_masks(job: PruneJob) -> Pruned:
 def prune_deep(job: PruneJob) -> Pruned:
     """Prune site after site and re-fit the consumers' weights, each on its already pruned input.
 
-    Only the pruned network is walked through. Where what stands at a site fits the memory, it runs
-    once: the cut moves to before the consumers, which are fitted there.
+    Only the pruned network is walked through. A group whose pruned units can be left out of what is
+    run next is run twice, all of it to choose and what is kept to go on, so that the cut may stand
+    where the network is narrow. Elsewhere it runs once where what stands at a site fits the memory:
+    the cut moves to before the consumers, which are fitted there.
     """
     if not job.keep:
         return Pruned()
@@ -147,12 +150,13 @@ def prune_deep(job: PruneJob) -> Pruned:
     choosable = read_at_one_site(find_sites(job.graph)) if job.choose_here else {}
     walk = LayerWalk(
         job.graph,
-        job.batches,
+        job.batches.every(targets.step),
         {_STUDENT: student},
         fixed=(_STUDENT,),
-        budget_bytes=job.budget_bytes - job.budget_bytes // TARGETS_SHARE,
+        budget_bytes=job.budget_bytes * _WALK_EIGHTHS // 8,
         threads=job.threads,
         half=True,
+        masks=result.masks,
     )
     for target in targets.targets:
         if job.keep.keys().isdisjoint(target.site.groups):
@@ -184,19 +188,26 @@ def _observe(walk: LayerWalk, target: Target, targets: Targets) -> CrossMoments:
     picked, nodes = walk.graph.picked_nodes(site.tensor, site.channel_axis, targets.limit)
     limit = first_use(walk.graph, site)
     outputs = sum(operator.out_channels for operator in site.operators)
-    moments = CrossMoments(units, outputs if target.own else units)
-    found = walk.observe(picked, then=limit, exactly=True, every=target.every, nodes=nodes)
+    moments = CrossMoments(units, outputs if target.own else units, single=True)
+    exactly = not walk.graph.narrow_paths.keys() >= set(site.groups)
+    every = target.every // targets.step
+    found = walk.observe(picked, then=limit, exactly=exactly, every=every, nodes=nodes)
     for number, seen in enumerate(found):
         x = rows(seen[_STUDENT], site.channel_axis, targets.limit)
         moments.update(x, targets.said(target, number))
-    walk.advance(limit, exactly=True)
+    walk.advance(limit, exactly=exactly)
     return moments
 
 
 def _chosen_here(job: PruneJob, target: Target, moments: CrossMoments, name: str) -> Bool:
     tensors = job.teacher if target.own else job.judged or job.teacher
-    outgoing = outgoing_weights(tensors, target.site.operators, silent=target.own)
-    return repair_aware_mask(moments, outgoing, job.keep[name], job.ridge, own=target.own)
+    return repair_aware_mask(
+        moments,
+        outgoing_weights(tensors, target.site.operators, silent=target.own),
+        job.keep[name],
+        job.ridge,
+        own=target.own,
+    )
 
 
 def _refit(

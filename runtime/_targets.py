@@ -9,8 +9,9 @@ their own outputs say all that their weights can be fitted to, and are narrower 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,7 +38,8 @@ __all__ = [
 ROWS_FOR_WEIGHTS = 32  # twice as many gave the same agreement on development users
 _ROWS_PER_UNIT = 40  # a layer of few units has seen enough before the samples are through
 _FEWEST_ROWS = 8
-TARGETS_SHARE = 2  # the part of the memory for activations that targets may take
+_FEWEST_PER_UNIT = 2  # however little memory there is, as long as the samples hold so many
+TARGETS_SHARE = 4  # the part of the memory for activations that targets may take
 _BYTES = 2
 
 
@@ -77,8 +79,13 @@ class Target:
 
 
 def targets_of(graph: Graph, groups: Collection[str], samples: int) -> list[Target]:
-    """Targets of the sites that hold units of any of `groups`, in the order in which they run."""
-    return [_target(graph, site, samples) for site in sites_reading(graph, groups)]
+    """Targets of the sites that hold units of any of `groups`, in the order in which they run.
+
+    Of a long stream no target is taken of every batch; then all are taken of some of the same.
+    """
+    found = [_target(graph, site, samples) for site in sites_reading(graph, groups)]
+    least = min((target.every for target in found), default=1)
+    return [replace(target, every=target.every // least * least) for target in found]
 
 
 def _target(graph: Graph, site: Site, samples: int) -> Target:
@@ -121,16 +128,18 @@ class Targets:
         graph: the network.
         targets: what to write down.
         samples: how many there are at the most.
-        budget_bytes: what may be written at the most; fewer rows of each sample where it is short.
+        budget_bytes: what may be written at the most; fewer rows of each sample where it is short,
+            and of fewer samples where that is not enough.
 
     Attributes:
+        targets: as given, of fewer batches where the memory is short.
+        step: how many batches lie between those that any of them is taken of.
         limit: rows of a sample.
     """
 
     def __init__(
         self, graph: Graph, targets: Sequence[Target], samples: int, budget_bytes: int
     ) -> None:
-        self.targets = tuple(targets)
         names = {name: target for target in targets for name in target.tensors}
         widths = {o.output: o.out_channels for t in targets for o in t.site.operators}
         row = sum(
@@ -138,9 +147,14 @@ class Targets:
             for name, target in names.items()
             if len(graph.shapes.get(name, (1, 1, 1))) > 2  # others have one row a sample
         )
-        room = budget_bytes // max(samples * row, 1)
+        room = budget_bytes / max(samples * row, 1)
         self.limit = int(np.clip(room, _FEWEST_ROWS, ROWS_FOR_WEIGHTS))
-        self._every = {name: target.every for name, target in names.items()}
+        fewer = math.ceil(_FEWEST_ROWS / max(room, 1 / max(samples, 1)))
+        widest = max((len(target.site.units) for target in targets), default=1)
+        fewer = max(1, min(fewer, samples * _FEWEST_ROWS // (_FEWEST_PER_UNIT * widest)))
+        self.targets = tuple(replace(target, every=target.every * fewer) for target in targets)
+        self.step = min((target.every for target in self.targets), default=1)
+        self._every = {name: target.every * fewer for name, target in names.items()}
         self._axes = {name: target.site.channel_axis for name, target in names.items()}
         made = {n: graph.picked_nodes(n, self._axes[n], self.limit) for n in names}
         self._picked = {name: picked for name, (picked, _) in made.items()}

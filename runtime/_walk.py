@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ._graph import Graph
 from ._half import halved, widened
-from ._ort import run, trim_memory
+from ._ort import give_back, run
 from ._stream import Batches
 
 __all__ = ["LayerWalk"]
@@ -40,6 +40,8 @@ class LayerWalk:
         budget_bytes: the most that activations kept at a cut may take.
         half: keep them in half precision, as far as its range goes.
         threads: threads of one operator.
+        masks: of groups whose pruned units need not be run; in force in every track. The caller
+            adds to them as groups are decided.
     """
 
     def __init__(
@@ -52,14 +54,16 @@ class LayerWalk:
         budget_bytes: int,
         threads: int,
         half: bool = False,
+        masks: Mapping[str, NDArray[np.bool_]] | None = None,
     ) -> None:
         self.graph = graph
         self.batches = batches
-        self.tracks = tracks
+        self.tracks = dict(tracks)
         self.budget_bytes = budget_bytes
         self.threads = threads
         self.fixed = frozenset(fixed)
         self.half = half
+        self.masks = masks
         self.position = 0
         self.kept_bytes = 0
         self._feeds: tuple[str, ...] = (graph.input,)
@@ -84,7 +88,7 @@ class LayerWalk:
         target = None if then is None else self._target(then, exactly)
         names = () if target is None else self.graph.live(target)
         wanted = {track: (tensor, *(names if track in self.fixed else ())) for track in self.tracks}
-        runs = {track: self._run(track, outputs, nodes) for track, outputs in wanted.items()}
+        runs = self._runs(wanted, nodes)
         ahead: dict[str, list[Tensors]] = {track: [] for track in self.fixed}
         step = every if target is None else 1  # what nobody looks at need not be read
         for index, feeds in enumerate(self._fed(step)):
@@ -113,16 +117,30 @@ class LayerWalk:
         if there != target:
             raise ValueError(f"observed up to {there}, but asked to advance to {target}")
         self._ahead = None
-        runs = {track: self._run(track, names) for track in self.tracks if track not in kept}
-        kept = {track: kept.get(track, []) for track in self.tracks}
+        kept = {**kept, **self._carried(names, [t for t in self.tracks if t not in kept])}
+        self.position, self._feeds, self._kept = target, names, kept
+        give_back(tensor for tensors in self.tracks.values() for tensor in tensors.values())
+        self.kept_bytes = sum(v.nbytes for t in kept.values() for b in t for v in b.values())
+        return True
+
+    def _carried(self, names: Sequence[str], tracks: Sequence[str]) -> dict[str, list[Tensors]]:
+        """The tensors of some tracks at the next cut; their sessions are gone by then."""
+        runs = self._runs(dict.fromkeys(tracks, names))
+        kept: dict[str, list[Tensors]] = {track: [] for track in tracks}
         for index, feeds in enumerate(self._fed() if runs else ()):
             for track, compute in runs.items():
                 kept[track].append(self._packed(compute(feeds[track])))
                 self._forget(track, index)
-        self.position, self._feeds, self._kept = target, names, kept
-        trim_memory()
-        self.kept_bytes = sum(v.nbytes for t in kept.values() for b in t for v in b.values())
-        return True
+        return kept
+
+    def fork(self, track: str, new: str, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Begin another track at the cut, with what stands there of `track`.
+
+        Tracks with the same mapping of tensors run in the same session.
+        """
+        self.tracks[new] = tensors
+        if self._kept is not None:
+            self._kept[new] = list(self._kept[track])
 
     def holds(self, tensor: str) -> bool:
         """Whether `tensor` stands at the cut."""
@@ -142,17 +160,6 @@ class LayerWalk:
             shape[channel_axis] = -1
             batch[tensor] *= gain.astype(np.float32).reshape(shape)
             batch[tensor] += shift.astype(np.float32).reshape(shape)
-
-    def finish(self, track: str, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """The network's outputs from the cut of a track on, with other tensors behind it."""
-        output = self.graph.output
-        session = self.graph.session(self._feeds, [output], tensors, self.threads)
-        used = [value.name for value in session.get_inputs()]
-        parts = []
-        for feeds in self._fed():
-            values = run(session, [output], {name: feeds[track][name] for name in used})
-            parts.append(values[0])
-        return np.concatenate(parts)
 
     def _forget(self, track: str, index: int) -> None:
         """Drop a batch at the old cut: never two cuts in memory."""
@@ -195,15 +202,28 @@ class LayerWalk:
         for index in range(0, len(next(iter(self._kept.values()))), step):
             yield {track: self._unpacked(kept[index]) for track, kept in self._kept.items()}
 
+    def _runs(
+        self, wanted: Mapping[str, Sequence[str]], nodes: Sequence[Any] = ()
+    ) -> dict[str, Callable[[Tensors], Tensors]]:
+        """What computes the tensors wanted of each track from what stands at the cut."""
+        made: dict[tuple[int, Sequence[str]], Callable[[Tensors], Tensors]] = {}
+        for track, outputs in wanted.items():
+            key = (id(self.tracks[track]), outputs)
+            if key not in made:
+                made[key] = self._run(track, outputs, nodes)
+        return {track: made[id(self.tracks[track]), outputs] for track, outputs in wanted.items()}
+
     def _run(
-        self, track: str, outputs: Sequence[str], nodes: Sequence[Any] = ()
+        self, track: str, outputs: Sequence[str], nodes: Sequence[Any]
     ) -> Callable[[Tensors], Tensors]:
         """What computes `outputs` from what stands at the cut."""
         wanted = [name for name in dict.fromkeys(outputs) if name not in self._feeds]
         given = [name for name in outputs if name in self._feeds]
         if not wanted:
             return lambda feeds: {name: feeds[name] for name in given}
-        session = self.graph.session(self._feeds, wanted, self.tracks[track], self.threads, nodes)
+        session = self.graph.session(
+            self._feeds, wanted, self.tracks[track], self.threads, nodes, masks=self.masks
+        )
         used = [value.name for value in session.get_inputs()]
 
         def compute(feeds: Tensors) -> Tensors:

@@ -41,9 +41,11 @@ class Watched:
     and ``features`` what its head reads, sample by sample; ``held_outputs`` and ``held_features``
     the same of the samples that are held out. ``said`` are rows of the tensors that were to be
     written down, batch by batch of those that were looked into, whose samples `looked_into` names.
+    Of a long stream ``outputs`` and ``features`` are those of every ``every``-th sample.
     """
 
     samples: int = 0
+    every: int = 1
     said: Mapping[str, list[FloatArray]] = field(default_factory=dict)
     looked_into: list[int] = field(default_factory=list)
     held_outputs: FloatArray = field(default_factory=lambda: np.empty(0, np.float32))
@@ -128,7 +130,7 @@ class Watcher:
             self._samples_waiting += len(batch)
             if self._samples_waiting >= _SAMPLES_AT_ONCE:
                 self.merge()
-        return self._answers(values)
+        return [values[name] for name in self._always]
 
     @property
     def looks_into_next(self) -> bool:
@@ -137,11 +139,8 @@ class Watcher:
 
     def ask(self, batch: NDArray[np.float32]) -> list[FloatArray]:
         """As `run`, but gather nothing."""
-        return self._answers(self._part({self._input: batch}))
-
-    def _answers(self, values: Mapping[str, NDArray[np.float32]]) -> list[FloatArray]:
-        """Copies: what a run returns keeps its session's whole arena from being freed."""
-        return [values[name].copy() for name in self._always]
+        values = self._part({self._input: batch})
+        return [values[name] for name in self._always]
 
     def merge(self) -> None:
         """Take in the means of the last batches; one by one they would cost a tenth."""
@@ -200,6 +199,7 @@ def watch(
     noted: Mapping[str, int] | None = None,
     takers: Sequence[Taker] = (),
     held_out: Iterable[NDArray[np.float32]] = (),
+    most_kept: int | None = None,
     on_samples: Callable[[int], None] = lambda _: None,
 ) -> Watched:
     """Run the network once over all samples and gather statistics.
@@ -211,6 +211,7 @@ def watch(
         threads: threads of one operator.
         sites, means, positions, noted, takers: what to gather, see `Watcher`.
         held_out: batches of samples to ask only.
+        most_kept: of how many samples outputs and features are kept at the most; None for all.
         on_samples: called with the number of samples after each batch.
     """
     wanted = _NOTED if noted else _LOOKED_INTO
@@ -228,16 +229,20 @@ def watch(
         takers=takers,
         threads=threads,
     )
+    every = -(-len(batches) // (most_kept or len(batches) or 1)) or 1
+    seen = Watched(every=every)
     if alone:
-        return _watch_some(graph, batches, tensors, gather, held_out, on_samples, threads)
+        plain = partial(Watcher, graph, tensors, means=False, positions=False, threads=threads)
+        return _watch_some(seen, batches, held_out, gather, plain, on_samples)
     watcher = gather()
-    seen = Watched(statistics=watcher.statistics, said=watcher.said)
+    seen.statistics, seen.said = watcher.statistics, watcher.said
     found: list[list[FloatArray]] = []
     looked_into: list[range] = []
     for batch in batches:
         if watcher.looks_into_next:
             looked_into.append(range(seen.samples, seen.samples + len(batch)))
-        found.append(watcher.run(batch))
+        kept = slice(-seen.samples % every, None, every)
+        found.append([values[kept].copy() for values in watcher.run(batch)])
         seen.samples += len(batch)
         on_samples(len(batch))
     watcher.merge()
@@ -250,21 +255,19 @@ def watch(
 
 
 def _watch_some(
-    graph: Graph,
+    seen: Watched,
     batches: Batches,
-    tensors: Mapping[str, FloatArray],
-    gather: Callable[[], Watcher],
     held_out: Iterable[NDArray[np.float32]],
+    gather: Callable[[], Watcher],
+    plain: Callable[[], Watcher],
     on_samples: Callable[[int], None],
-    threads: int,
 ) -> Watched:
     """As `watch`, where only samples that are looked into give anything but answers.
 
     They come first, with probes. All others run as the plain network does, in a session of its
     own: tensors that are looked at cannot be fused away, which costs a twentieth of every run.
     """
-    seen, found, rest = Watched(), list[list[FloatArray]](), list(batches.indices)
-    watcher = gather()
+    watcher, found, rest = gather(), list[list[FloatArray]](), list(batches.indices)
     while rest and len(seen.looked_into) < _NOTED:
         wanted = min(_NOTED - len(seen.looked_into), len(rest))
         chosen = [rest[n] for n in np.linspace(0, len(rest) - 1, wanted).astype(int)]
@@ -275,17 +278,16 @@ def _watch_some(
     seen.statistics, seen.said = watcher.statistics, watcher.said
     del watcher  # its session: two of them would be twice the weights
     trim_memory()
-    others = batches.subset(rest)
-    plain = Watcher(graph, tensors, means=False, positions=False, threads=threads)
-    found += _asked(plain.ask, others, on_samples)
-    outputs, features = _joined(found)
-    usable = [*seen.looked_into, *others.indices]
+    others, ask = batches.subset(rest), plain().ask
+    found += _asked(ask, others, on_samples, seen.every)
     place = {index: n for n, index in enumerate(batches.indices)}
-    order = sorted(range(len(usable)), key=lambda n: place[usable[n]])
-    batches.indices = [usable[n] for n in order]
-    seen.samples = len(order)
+    batches.indices = sorted([*seen.looked_into, *others.indices], key=place.__getitem__)
+    kept = [place[index] for index in (*seen.looked_into, *others.indices[:: seen.every])]
+    outputs, features = _joined(found)
+    order = np.argsort(kept)
+    seen.samples = len(batches.indices)
     seen.outputs, seen.features = outputs[order], None if features is None else features[order]
-    seen.held_outputs, seen.held_features = _joined(_asked(plain.ask, held_out, on_samples))
+    seen.held_outputs, seen.held_features = _joined(_asked(ask, held_out, on_samples))
     return seen
 
 
@@ -293,11 +295,14 @@ def _asked(
     ask: Callable[[NDArray[np.float32]], list[FloatArray]],
     batches: Iterable[NDArray[np.float32]],
     on_samples: Callable[[int], None],
+    every: int = 1,
 ) -> list[list[FloatArray]]:
-    """What a network says of each batch."""
-    found = []
+    """What a network says of every so many samples, batch by batch."""
+    found, samples = [], 0
     for batch in batches:
-        found.append(ask(batch))
+        # Copies: what a run returns keeps its session's whole arena from being freed.
+        found.append([values[-samples % every :: every].copy() for values in ask(batch)])
+        samples += len(batch)
         on_samples(len(batch))
     return found
 

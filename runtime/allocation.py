@@ -44,6 +44,7 @@ _LEAST_KEPT = 0.6  # of what it would keep under the uniform share: speech netwo
 _MOST_REMOVED = 0.9  # and never more than this share of its units
 _TIME_COUNTS = 0.75  # of what a unit is worth; the rest is for its number
 _USUAL = 0.6  # share of the units at which answers are measured
+_MANY_UNITS = 500  # whose matrices are worth being given back at once
 _LEAST_DAMAGE = 0.05  # of the median group
 
 
@@ -117,6 +118,8 @@ def damage_curves(
     for site in sites:
         mine = left.pop(site.tensor)  # a large one need not stay
         curve, kept = _curve(site, mine, judged or teacher, ridge)
+        if len(kept) >= _MANY_UNITS:
+            trim_memory()
         curves[site.groups[0]] = curve
         if answers is not None:
             mixing = fit_mixing(mine, kept, ridge)
@@ -166,8 +169,8 @@ def _curve(
 ) -> tuple[DamageCurve, NDArray[np.bool_]]:
     """The curve, and which units were left about where pruning is usual."""
     outgoing = outgoing_weights(weights, site.operators)
-    energy = float(np.einsum("oi,ij,oj->", outgoing, moments.xx, outgoing, optimize=True))
-    elimination = Elimination(moments, outgoing, ridge)
+    energy = float(np.vdot(moments.answers(outgoing), outgoing))
+    elimination = Elimination(moments, outgoing, ridge)  # uses up the weights
     units = len(moments.mean_x)
     least = max(1, round(units * (1 - _MOST_REMOVED)))
     removed, damage, kept = [0], [0.0], np.ones(units, np.bool_)

@@ -60,6 +60,10 @@ _LARGEST_BATCH = 8
 _STEP_BYTES = 8_000_000  # of one node's tensors: larger batches gain nothing on a CPU
 _FEWEST = 10
 _LIGHT_HELD_OUT = 32  # samples, at most: each is run twice, and `light` is to be light
+_MOST_LEARNT = (
+    1000  # samples that classes are learnt from: that takes time and memory by the square
+)
+_MOST_HELD_OUT = 500
 _LIGHT_BYTES = 24_000_000  # kept between layers: more saves little time, and light is to be light
 _ALIKE = 1e-4
 _BALANCED = 0.3  # share of the classes that a user must meet before normalisation may be moved
@@ -192,7 +196,7 @@ def _begin(
     _need(total, total)
     count = min(total, settings.max_samples)
     chosen = np.linspace(0, total - 1, count).astype(int).tolist()
-    every = round(1 / settings.holdout)
+    every = max(round(1 / settings.holdout), -(-count // _MOST_HELD_OUT))
     if settings.strength == "light":
         every = max(every, count // _LIGHT_HELD_OUT)
     held = chosen[every - 1 :: every]
@@ -232,6 +236,7 @@ def _watch(state: State) -> Watched:
         noted=_tensors_to_note(state),
         takers=_takers(state),
         held_out=state.held_out,
+        most_kept=_MOST_LEARNT,
         on_samples=count,
     )
     held = len(seen.held_outputs)
@@ -252,6 +257,7 @@ def _watch_again(state: State) -> Watched:
         noted=_tensors_to_note(state),
         takers=_takers(state),
         held_out=state.held_out,
+        most_kept=_MOST_LEARNT,
     )
 
 
@@ -378,7 +384,9 @@ def _prune(state: State, seen: Watched, share: float) -> Pruned:
     if not settings.repair:
         return prune_masks(job)
     if settings.strength == "deep":
-        return prune_deep(job)
+        pruned = prune_deep(job)
+        give_back(state.artifact.tensors.values())
+        return pruned
     if _in_one_pass(settings):
         return prune_at_once(job, seen.statistics)
     looked_into = replace(
@@ -481,7 +489,8 @@ def _outputs_on_held_out(state: State, profile: Profile) -> NDArray[np.floating]
     graph = state.graph
     tensors = dict(state.artifact.tensors) | dict(state.artifact.neutral_masks)
     tensors |= profile.tensors(state.artifact)
-    session = graph.session([graph.input], [graph.output], tensors, state.threads)
+    ends = [graph.input], [graph.output]
+    session = graph.session(*ends, tensors, state.threads, masks=profile.masks)
     outputs = []
     for batch in state.held_out:
         outputs.append(state.logits(run(session, [graph.output], {graph.input: batch})[0]))

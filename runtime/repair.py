@@ -43,7 +43,8 @@ Bool = NDArray[np.bool_]
 
 _COMPACT_BELOW = 0.7
 _INVERT_AT_ONCE = 96
-_ROWS_AT_ONCE = 32
+_ROWS_AT_ONCE = 128
+_LATE = 96  # units whose loss is put on the inverse at once
 _BLOCKS = 48  # elimination steps; each removes a block of units and updates the rest exactly
 
 
@@ -79,12 +80,11 @@ def fit_mixing(moments: CrossMoments, kept: Bool, ridge: float) -> Mixing:
         kept: which channels stay, bool ``(channels,)``.
         ridge: strength of the pull towards doing nothing, relative to the mean variance.
     """
-    identity = np.eye(len(kept))[:, kept]
-    xx = moments.xx[np.ix_(kept, kept)]
+    xx, residual = moments.xx_of(kept), moments.yx_of(kept)
     # Regressing d − x[kept] keeps the ridge from shrinking what needs no change.
-    residual = moments.yx[:, kept] - identity @ xx
-    damped = _add_to_diagonal(xx, damping(moments, ridge))
-    matrix = identity + residual @ spd_inverse(damped)
+    residual[kept] -= xx
+    matrix = residual @ spd_inverse(_add_to_diagonal(xx, damping(moments, ridge)))
+    matrix[np.flatnonzero(kept), np.arange(matrix.shape[1])] += 1.0
     return Mixing(kept, matrix, moments.mean_y - matrix @ moments.mean_x[kept])
 
 
@@ -104,8 +104,8 @@ def fit_outputs(
     Returns:
         Weights with their gains, ``(outputs, kept)``, and what is to be added, ``(outputs,)``.
     """
-    xx = moments.xx[np.ix_(kept, kept)]
-    residual = moments.yx[:, kept] - outgoing[:, kept] @ xx
+    xx = moments.xx_of(kept)
+    residual = moments.yx_of(kept) - outgoing[:, kept] @ xx
     damped = _add_to_diagonal(xx, damping(moments, ridge))
     fitted = outgoing[:, kept] + residual @ spd_inverse(damped)
     return fitted, moments.mean_y - fitted @ moments.mean_x[kept]
@@ -149,10 +149,11 @@ def outgoing_weights(
     for operator in operators:
         gain = tensors[operator.gain].astype(np.float64)
         heard = np.full(len(gain), True) if silent else gain != 0
-        matrix = weight_matrix(tensors[operator.weight], operator)[heard]
-        matrix = matrix * gain[heard, None, None]
+        weight = np.compress(heard, tensors[operator.weight], axis=operator.out_axis)
+        matrix = weight_matrix(weight, operator)
+        matrix *= gain[heard, None, None]
         stacked.append(matrix.transpose(0, 2, 1).reshape(-1, matrix.shape[1]))
-    return np.concatenate(stacked)
+    return stacked[0] if len(stacked) == 1 else np.concatenate(stacked)
 
 
 class Elimination:
@@ -165,7 +166,7 @@ class Elimination:
 
     Args:
         moments: joint moments of pruned input and dense target, all units.
-        outgoing: the consumers' weights, ``(outputs, units)``.
+        outgoing: the consumers' weights, ``(outputs, units)``; their memory is used, and changed.
         ridge: as in `fit_mixing`; it pulls towards the identity here as well.
         own: the target of the moments is what ``outgoing`` made of the units, not they.
 
@@ -185,16 +186,21 @@ class Elimination:
         damped = damping(moments, ridge)
         self.alive = np.arange(units)
         self._rows = np.arange(units)  # where the units that are left stand in the matrices
+        if not moments.same or own:  # else the weights themselves are what is fitted
+            answers = moments.yx if own else moments.answers(outgoing)
+            outgoing *= damped
+            answers += outgoing
         # In float64: dead units with large weights make float32 lose a layer's curve altogether.
         self._inverse = spd_inverse(_add_to_diagonal(moments.xx, damped))
-        answers = moments.yx if own else outgoing @ moments.yx
-        self._fitted = (answers + damped * outgoing) @ self._inverse
+        self._fitted = outgoing if moments.same and not own else answers @ self._inverse
+        self._diagonal = np.diag(self._inverse).copy()
+        self._late: list[tuple[Float64, Float64]] = []
 
     def remove(self, count: int) -> float:
         """Remove the `count` units whose loss costs least; return the squared error that adds."""
         rows = self._rows
         energy = np.einsum("oi,oi->i", self._fitted, self._fitted)
-        cost = energy[rows] / np.diag(self._inverse)[rows]
+        cost = energy[rows] / self._diagonal[rows]
         least = np.argpartition(cost, count - 1)[:count]
         added = self._take_out(rows[least])
         self.alive, self._rows = np.delete(self.alive, least), np.delete(rows, least)
@@ -203,31 +209,47 @@ class Elimination:
         return added
 
     def _take_out(self, gone: NDArray[np.int64]) -> float:
-        """Update both matrices in place; the rows and columns of what is gone become zero.
+        """Update both matrices; the rows and columns of what is gone become zero.
 
-        To leave them there is several times cheaper than to copy the rest at every step.
+        To leave them there is several times cheaper than to copy the rest at every step. Of the
+        inverse only the diagonal is kept up to date, and the rows of what goes are brought up to
+        date when they are needed: one product of many columns is faster than many of a few.
         """
-        inverse, fitted = self._inverse, self._fitted
+        across, fitted = self._inverse[gone], self._fitted
+        for before, gain in self._late:
+            across -= before[:, gone].T @ gain
         removed = fitted[:, gone]
-        gain = np.linalg.solve(inverse[np.ix_(gone, gone)], np.hstack([inverse[gone], removed.T]))
-        gain, answer = gain[:, : len(inverse)], gain[:, len(inverse) :]
-        _subtract_product(inverse, inverse[:, gone], gain)
-        _subtract_product(fitted, removed, gain)
+        solved = np.linalg.solve(across[:, gone], np.hstack([across, removed.T]))
+        gain, answer = solved[:, : len(self._inverse)], solved[:, len(self._inverse) :]
+        self._diagonal -= np.einsum("ki,ki->i", across, gain)
+        self._late.append((across, gain))
+        if sum(len(gain) for _, gain in self._late) >= _LATE:
+            self._catch_up()
+        # By rows, as the whole product would take as much memory again.
+        for start in range(0, len(fitted), _ROWS_AT_ONCE):
+            some = slice(start, start + _ROWS_AT_ONCE)
+            fitted[some] -= removed[some] @ gain
         return float(np.vdot(answer, removed.T))
 
+    def _catch_up(self) -> None:
+        """Take what was put off off the inverse, of which one half follows from the other."""
+        if not self._late:
+            return
+        across = np.concatenate([pair[0] for pair in self._late])
+        gain = np.concatenate([pair[1] for pair in self._late])
+        self._late, inverse = [], self._inverse
+        for start in range(0, len(inverse), _ROWS_AT_ONCE):
+            stop = start + _ROWS_AT_ONCE
+            inverse[start:stop, start:] -= across[:, start:stop].T @ gain[:, start:]
+            inverse[stop:, start:stop] = inverse[start:stop, stop:].T
+
     def _compact(self) -> None:
+        self._catch_up()
         rows = self._rows
         self._inverse = self._inverse[np.ix_(rows, rows)]
         self._fitted = self._fitted[:, rows]
+        self._diagonal = self._diagonal[rows]
         self._rows = np.arange(len(rows))
-
-
-def _subtract_product(matrix: Float64, left: Float64, right: NDArray[Any]) -> None:
-    """``matrix -= left @ right`` by rows that fit a cache with their product."""
-    product = np.empty((_ROWS_AT_ONCE, matrix.shape[1]))
-    for start in range(0, len(matrix), _ROWS_AT_ONCE):
-        some = matrix[start : start + _ROWS_AT_ONCE]
-        some -= np.matmul(left[start : start + len(some)], right, out=product[: len(some)])
 
 
 def _add_to_diagonal(matrix: Float64, added: float) -> Float64:
@@ -237,26 +259,25 @@ def _add_to_diagonal(matrix: Float64, added: float) -> Float64:
 
 
 def spd_inverse(matrix: Float64) -> Float64:
-    """Invert a symmetric positive definite matrix by halves.
+    """Turn a symmetric positive definite matrix into its inverse, in place, by halves; return it.
 
     All but small blocks is matrix products (the Schur complement), which run several times as
     fast as LAPACK's inverse of a general matrix.
     """
     size = len(matrix)
     if size <= _INVERT_AT_ONCE:
-        return np.asarray(np.linalg.inv(matrix), np.float64)
+        matrix[:] = np.linalg.inv(matrix)
+        return matrix
     half = size // 2
-    corner, side = matrix[:half, :half], matrix[:half, half:]
-    first = spd_inverse(corner)
+    side, rest = matrix[:half, half:], matrix[half:, half:]
+    first = spd_inverse(matrix[:half, :half])
     along = first @ side
-    last = spd_inverse(matrix[half:, half:] - side.T @ along)
-    across = along @ last
-    inverse = np.empty_like(matrix)
-    inverse[:half, :half] = first + across @ along.T
-    inverse[:half, half:] = -across
-    inverse[half:, :half] = -across.T
-    inverse[half:, half:] = last
-    return inverse
+    rest -= side.T @ along
+    np.matmul(along, spd_inverse(rest), out=side)
+    first += side @ along.T
+    np.negative(side, out=side)
+    matrix[half:, :half] = side.T
+    return matrix
 
 
 def repair_aware_mask(
@@ -264,11 +285,14 @@ def repair_aware_mask(
 ) -> Bool:
     """Choose the `keep` units with which the repair does best; see `Elimination`.
 
+    `outgoing` is used up.
+
     Returns:
         bool ``(units,)`` with `keep` true.
     """
     units = len(moments.mean_x)
     elimination = Elimination(moments, outgoing, ridge, own=own)
+    del outgoing  # a wide head's takes ten megabytes
     block = max(1, -(-(units - keep) // _BLOCKS))
     while len(elimination.alive) > keep:
         elimination.remove(min(block, len(elimination.alive) - keep))

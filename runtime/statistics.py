@@ -6,7 +6,7 @@ float64, so that a long stream loses no digits.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ __all__ = ["CrossMoments", "Moments", "rows"]
 
 Float64 = NDArray[np.float64]
 _ROWS_AT_ONCE = 512
+_TARGETS_AT_ONCE = 256
 
 
 def rows(values: NDArray[Any], channel_axis: int, limit: int | None = None) -> NDArray[np.float32]:
@@ -35,14 +36,13 @@ def rows(values: NDArray[Any], channel_axis: int, limit: int | None = None) -> N
         moved = np.moveaxis(values, channel_axis, -1)
         flat = moved.reshape(moved.shape[0], -1, moved.shape[-1])
     if limit is not None and flat.shape[1] > limit:
-        flat = flat[:, _spread(flat.shape[1], limit)]
+        # A stride that shares no factor with the row length walks over all columns of an image.
+        flat = flat[:, _evenly(flat.shape[1], limit)]
     return np.ascontiguousarray(flat.reshape(-1, flat.shape[-1]), dtype=np.float32)
 
 
-@lru_cache(maxsize=64)
-def _spread(count: int, limit: int) -> NDArray[np.int64]:
-    """Places of `limit` out of `count` rows, evenly spread."""
-    # A stride that shares no factor with the row length walks over all columns of an image.
+@cache
+def _evenly(count: int, limit: int) -> NDArray[np.int64]:
     return np.linspace(0, count - 1, limit).astype(np.int64)
 
 
@@ -89,7 +89,8 @@ class CrossMoments:
         inputs: channels of the input.
         targets: channels of the target; None where the target is the input itself, so that `yx` is
             `xx` and takes no memory of its own.
-        single: add up in float32: half the memory, and digits enough for some thousand rows.
+        single: add up in float32: half the memory, and digits enough for some ten thousand rows:
+            they are added in few blocks, whose products are in float32 anyway.
     """
 
     def __init__(self, inputs: int, targets: int | None = None, *, single: bool = False) -> None:
@@ -156,7 +157,31 @@ class CrossMoments:
     def xx(self) -> Float64:
         """Covariance of the input, shape ``(inputs, inputs)``; a new array each time."""
         self.merge()
-        return np.asarray(np.divide(self._xx, max(self._count, 1), dtype=np.float64))
+        return _mean_of(self._xx, self._count)
+
+    @property
+    def same(self) -> bool:
+        """Whether the target is the input itself."""
+        return self._same
+
+    def xx_of(self, some: NDArray[np.bool_]) -> Float64:
+        """The part of `xx` that holds some of the inputs, ``(some, some)``; a new array."""
+        self.merge()
+        return _mean_of(self._xx[np.ix_(some, some)], self._count)
+
+    def yx_of(self, some: NDArray[np.bool_]) -> Float64:
+        """The part of `yx` that holds some of the inputs, ``(targets, some)``; a new array."""
+        self.merge()
+        return _mean_of(self._yx[:, some], self._count)
+
+    def answers(self, weights: Float64) -> Float64:
+        """``weights @ yx``, ``(n, inputs)``, without all of `yx` in float64."""
+        self.merge()
+        total = np.zeros((len(weights), self._yx.shape[1]))
+        for start in range(0, len(self._yx), _TARGETS_AT_ONCE):
+            some = slice(start, start + _TARGETS_AT_ONCE)
+            total += weights[:, some] @ _mean_of(self._yx[some], self._count)
+        return total
 
     @property
     def mean_variance(self) -> float:
@@ -168,9 +193,11 @@ class CrossMoments:
     def yx(self) -> Float64:
         """Covariance of target and input, shape ``(targets, inputs)``."""
         self.merge()
-        if self._same:
-            return self.xx
-        return np.asarray(np.divide(self._yx, max(self._count, 1), dtype=np.float64))
+        return _mean_of(self._yx, self._count)
+
+
+def _mean_of(total: NDArray[Any], count: int) -> Float64:
+    return np.asarray(np.divide(total, max(count, 1), dtype=np.float64))
 
 
 def _centred(

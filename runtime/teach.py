@@ -41,9 +41,9 @@ _SAMPLES_PER_NEIGHBOUR = 20  # a short stream holds few samples of a class: fewe
 
 @dataclass(frozen=True)
 class HeadUpdate:
-    """What to add to a linear head: float64 ``(classes, features)`` and ``(classes,)``."""
+    """What to add to a linear head: float32 ``(classes, features)``, float64 ``(classes,)``."""
 
-    weight: Float64
+    weight: FloatArray
     bias: Float64
 
 
@@ -128,8 +128,8 @@ def fit_head(
     kernel = centred @ centred.T
     damping = ridge * float(np.trace(kernel)) / len(kernel) + 1e-12
     dual = np.linalg.solve(kernel + damping * np.eye(len(kernel)), labels - labels.mean(0))
-    weight = scale * (dual.T @ centred)
-    return HeadUpdate(weight, -weight @ mean)
+    weight = (scale * (dual.T @ centred)).astype(np.float32)
+    return HeadUpdate(weight, -(weight @ mean))
 
 
 def class_importance(prior: NDArray[np.floating]) -> Float64:
@@ -141,8 +141,7 @@ def taught_head(
     tensors: Mapping[str, FloatArray], operator: Operator, update: HeadUpdate
 ) -> dict[str, FloatArray]:
     """All external tensors, with the head's weight and shift as the update makes them."""
-    gain = tensors[operator.gain].astype(np.float64)
-    added = update.weight / gain[:, None]
+    added = update.weight / tensors[operator.gain][:, None]
     weight = tensors[operator.weight] + (added if operator.out_axis == 0 else added.T)
     shift = tensors[operator.shift] + update.bias
     taught = {operator.weight: weight, operator.shift: shift}

@@ -15,6 +15,7 @@ from edgeprune.runtime._walk import LayerWalk
 from edgeprune.runtime.artifact import Artifact
 from edgeprune.runtime.errors import InputError
 from edgeprune.runtime.personalize import personalize
+from edgeprune.runtime.profile import Profile
 from edgeprune.runtime.settings import Settings
 
 HUGE = 10**10
@@ -280,26 +281,27 @@ def test_a_sample_of_another_shape_is_refused(residual, pictures):
 
 @pytest.mark.parametrize("strength", ["deep", "light"])
 def test_a_profile_does_not_depend_on_the_budget(digits, demo, strength, monkeypatch):
-    """2 MB hold what is to be imitated and little else of this network, 256 MB everything."""
-    advance, kept = LayerWalk.advance, []
+    """4 MB hold what is to be imitated and little else of this network, 256 MB everything."""
+    advance = LayerWalk.advance
+    positions: list[list[int]] = []
 
     def watched(walk: LayerWalk, limit: int, **options: bool) -> bool:
         moved = advance(walk, limit, **options)
         assert walk.kept_bytes <= walk.budget_bytes
-        kept.append((walk.budget_bytes, walk.position))
+        positions[-1].append(walk.position)
         return moved
+
+    def made(megabytes: int) -> Profile:
+        positions.append([])
+        settings = Settings(memory_mb=megabytes, **common)
+        return personalize(digits, demo.adapt, settings).profile
 
     monkeypatch.setattr(LayerWalk, "advance", watched)
     common: dict[str, Any] = {"strength": strength, "threads": 1, "max_samples": 40}
-    profiles = [
-        personalize(digits, demo.adapt, Settings(memory_mb=mb, **common)).profile
-        for mb in (2, 4, 256)
-    ]
-    positions = [[p for b, p in kept if b == mb * 1_000_000] for mb in (2, 4, 256)]
-    assert positions[0] != positions[1] != positions[2]
-    for other in profiles[:2]:
-        for kind in ("masks", "gains", "shifts", "weights"):
-            ours, theirs = getattr(profiles[2], kind), getattr(other, kind)
-            assert ours.keys() == theirs.keys()
-            for name, value in ours.items():
-                np.testing.assert_allclose(theirs[name], value, rtol=1e-3, atol=1e-4)
+    other, profile = made(4), made(256)
+    assert positions[0] != positions[1]
+    for kind in ("masks", "gains", "shifts", "weights"):
+        ours, theirs = getattr(profile, kind), getattr(other, kind)
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():
+            np.testing.assert_allclose(theirs[name], value, rtol=1e-3, atol=1e-4)

@@ -202,7 +202,7 @@ def test_a_depthwise_operator_mixes_nothing():
 def test_the_mask_keeps_exactly_so_many(seed, keep, ridge):
     x = data(seed)
     weight = np.random.default_rng(seed).normal(size=(6, 12))
-    mask = repair_aware_mask(observe(x, x), weight, keep, ridge)
+    mask = repair_aware_mask(observe(x, x), weight.copy(), keep, ridge)
     assert mask.shape == (12,)
     assert mask.dtype == np.bool_
     assert mask.sum() == keep
@@ -213,7 +213,7 @@ def test_a_wide_layer_is_eliminated_in_blocks(keep):
     """More units than steps: the last block must be cut to size."""
     x = data(0, units=130, rank=20)
     weight = np.random.default_rng(0).normal(size=(8, 130))
-    assert repair_aware_mask(observe(x, x), weight, keep, 0.1).sum() == keep
+    assert repair_aware_mask(observe(x, x), weight.copy(), keep, 0.1).sum() == keep
 
 
 @FAST
@@ -224,7 +224,7 @@ def test_one_of_two_twins_goes_first(seed):
     one, other = rng.choice(8, 2, replace=False)
     x[:, one] = x[:, other]
     weight = rng.normal(size=(5, 8)) + np.sign(rng.normal(size=(5, 8)))
-    mask = repair_aware_mask(observe(x, x), weight, 7, 1e-6)
+    mask = repair_aware_mask(observe(x, x), weight.copy(), 7, 1e-6)
     assert set(np.flatnonzero(~mask)) <= {one, other}
 
 
@@ -234,7 +234,7 @@ def test_a_unit_that_nobody_reads_goes_first(seed):
     x = np.random.default_rng(seed).normal(size=(300, 8)).astype(np.float32)
     weight = np.random.default_rng(seed + 1).normal(size=(5, 8))
     weight[:, 3] = 0
-    assert not repair_aware_mask(observe(x, x), weight, 7, 1e-6)[3]
+    assert not repair_aware_mask(observe(x, x), weight.copy(), 7, 1e-6)[3]
 
 
 @FAST
@@ -247,7 +247,7 @@ def test_the_first_unit_to_go_is_the_best_of_all(seed):
     errors = [
         output_error(x, x, weight, fit_mixing(moments, mask_of(8, unit), TINY)) for unit in range(8)
     ]
-    mask = repair_aware_mask(moments, weight, 7, TINY)
+    mask = repair_aware_mask(moments, weight.copy(), 7, TINY)
     assert errors[int(np.flatnonzero(~mask)[0])] <= min(errors) * 1.001 + 1e-9
 
 
@@ -259,7 +259,7 @@ def test_it_is_never_worse_than_chance(seed):
     x = (d + 0.2 * data(seed + 1)).astype(np.float32)
     weight = rng.normal(size=(6, 12))
     moments = observe(x, d)
-    chosen = fit_mixing(moments, repair_aware_mask(moments, weight, 6, 1e-3), 1e-3)
+    chosen = fit_mixing(moments, repair_aware_mask(moments, weight.copy(), 6, 1e-3), 1e-3)
     random = [fit_mixing(moments, rng.permutation(12) < 6, 1e-3) for _ in range(20)]
     errors = [output_error(x, d, weight, mixing) for mixing in random]
     assert output_error(x, d, weight, chosen) <= np.mean(errors)
@@ -275,7 +275,7 @@ def test_it_is_close_to_the_best_of_all_masks():
             output_error(x, x, weight, fit_mixing(moments, mask_of(8, *pruned), TINY))
             for pruned in itertools.combinations(range(8), 4)
         ]
-        chosen = fit_mixing(moments, repair_aware_mask(moments, weight, 4, TINY), TINY)
+        chosen = fit_mixing(moments, repair_aware_mask(moments, weight.copy(), 4, TINY), TINY)
         ratios.append(output_error(x, x, weight, chosen) / min(errors))
     assert min(ratios) >= 0.999
     assert np.mean(ratios) < 1.25
@@ -288,7 +288,7 @@ def test_what_an_elimination_says_it_adds_is_what_the_refit_loses(seed, step):
     x = data(seed, units=12, rank=12)
     weight = np.random.default_rng(seed).normal(size=(6, 12))
     moments = observe(x, x)
-    elimination = Elimination(moments, weight, TINY)
+    elimination = Elimination(moments, weight.copy(), TINY)
     said = 0.0
     while len(elimination.alive) > 2:
         added = elimination.remove(step)

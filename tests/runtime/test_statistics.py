@@ -153,3 +153,21 @@ def test_a_limit_spreads_rows_over_each_sample(height, width, limit):
             assert (places[0], places[-1]) == (0, height * width - 1)
             gaps = np.diff(places)
             assert gaps.max() - gaps.min() <= 1
+
+
+@pytest.mark.parametrize("targets", [None, 5, 300])
+@pytest.mark.parametrize("single", [False, True])
+def test_parts_and_products_are_those_of_the_whole(targets, single):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(700, 7)).astype(np.float32)
+    y = None if targets is None else rng.normal(size=(700, targets)).astype(np.float32)
+    moments = CrossMoments(7, targets, single=single)
+    moments.update(x, y)
+    some = np.array([True, False, True, True, False, False, True])
+    np.testing.assert_array_equal(moments.xx_of(some), moments.xx[np.ix_(some, some)])
+    np.testing.assert_array_equal(moments.yx_of(some), moments.yx[:, some])
+    weights = rng.normal(size=(4, targets or 7))
+    np.testing.assert_allclose(moments.answers(weights), weights @ moments.yx, atol=1e-9)
+    assert moments.same == (targets is None)
+    moments.xx_of(some)[:] = 0  # a new array each time
+    assert moments.xx_of(some).any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from edgeprune.runtime._plan import find_sites, groups_in_scope, keep_counts
 from edgeprune.runtime._prune import Pruned, prune_deep
 from edgeprune.runtime._stream import Batches
 from edgeprune.runtime._targets import SiteMoments, Targets, targets_of
+from edgeprune.runtime._walk import LayerWalk
 from edgeprune.runtime._watch import watch
 from edgeprune.runtime.repair import fit_mixing, fit_outputs
 from edgeprune.runtime.statistics import CrossMoments, rows
@@ -116,6 +118,50 @@ def test_rows_are_those_of_the_network_and_as_many_as_the_memory_holds(case):
         value = run(session, [picked], {graph.input: batch})[0]
         wanted = rows(value, target.site.channel_axis, targets.limit)
         np.testing.assert_allclose(targets.said(target, number), wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("samples", [12, 3000, 100_000])
+def test_what_is_written_down_has_an_end_whatever_the_number_of_samples(digits, samples):
+    graph = Graph(digits)
+    found = targets_of(graph, [group.name for group in digits.info.prunable], samples)
+    least = min(target.every for target in found)
+    assert all(target.every % least == 0 for target in found)
+    targets = Targets(graph, found, samples, 200_000)
+    assert targets.step == min(target.every for target in targets.targets)
+    assert all(target.every % targets.step == 0 for target in targets.targets)
+    written = {
+        target.site.tensor: samples // target.every * targets.limit for target in targets.targets
+    }
+    needed = {target.site.tensor: 40 * len(target.site.units) for target in targets.targets}
+    assert all(written[name] <= max(2 * needed[name], 12 * 32) for name in written)
+    assert samples < 1000 or all(
+        written[target.site.tensor] >= len(target.site.units) for target in targets.targets
+    )
+
+
+def test_of_a_long_stream_the_repair_reads_some(digits, demo, monkeypatch):
+    """With the targets of every third batch, as many samples are walked through and no more."""
+    graph = Graph(digits)
+    batches = Batches(demo.adapt, range(36), 4, digits.info.input_shape)
+    job = random_job(graph, batches, share=0.4, choose_here=True)
+    found = [replace(target, every=3) for target in targets_of(graph, job.keep, 36)]
+    targets = Targets(graph, found, 36, 10**9)
+    watch(graph, batches, job.teacher, takers=[targets], threads=1)
+    walks: list[LayerWalk] = []
+    begin = LayerWalk.__init__
+
+    def watched(walk: LayerWalk, *given: Any, **options: Any) -> None:
+        begin(walk, *given, **options)
+        walks.append(walk)
+
+    monkeypatch.setattr(LayerWalk, "__init__", watched)
+    found_so = prune_deep(replace(job, targets=targets))
+    (walk,) = walks
+    assert walk.batches.indices == [i for i in range(36) if i // 4 % 3 == 0]
+    few = Batches(demo.adapt, walk.batches.indices, 4, digits.info.input_shape)
+    wanted = prune_deep(replace(job, batches=few))
+    for name, value in wanted.weights.items():
+        np.testing.assert_allclose(found_so.weights[name], value, rtol=1e-3, atol=1e-3)
 
 
 def test_moments_are_of_every_so_many_samples_whatever_the_batches(case):

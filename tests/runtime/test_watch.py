@@ -38,6 +38,20 @@ def test_watching_changes_no_output(network, size):
     np.testing.assert_allclose(seen.features, features, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_of_a_long_stream_outputs_of_some_samples_are_kept(network, size):
+    graph, samples = network
+    batches = Batches(samples, range(20), size, graph.artifact.info.input_shape)
+    held = [np.stack([samples[i] for i in range(3)])]
+    options = {"threads": 1, "held_out": held}
+    whole = watch(graph, batches, graph.artifact.tensors, **options)
+    some = watch(graph, batches, graph.artifact.tensors, **options, most_kept=8)
+    assert (whole.every, some.every, some.samples) == (1, 3, 20)
+    np.testing.assert_array_equal(some.outputs, whole.outputs[::3])
+    np.testing.assert_array_equal(some.features, whole.features[::3])
+    np.testing.assert_array_equal(some.held_outputs, whole.held_outputs)
+
+
 def test_means_are_of_all_samples_and_positions_of_some(network):
     graph, samples = network
     tensors = graph.artifact.tensors
