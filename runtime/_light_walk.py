@@ -72,9 +72,12 @@ def prune_light(job: PruneJob, said: Mapping[str, Sequence[FloatArray]], limit: 
         picked, nodes = graph.picked_nodes(operator.output, axis, limit)
         y = np.concatenate(said[operator.output])
         x: list[FloatArray] = []
+        moves = walk.can_advance(behind, exactly=True)
         for seen in walk.observe(picked, then=behind, exactly=True, nodes=nodes):
-            if sum(map(len, x)) < len(y):  # the others are held out
+            if sum(map(len, x)) < len(y):
                 x.append(rows(seen[_STUDENT], axis, limit))
+            elif not moves:
+                break  # the others are held out, and run where the cut moves on
         gain, shift = _channel_fit(np.concatenate(x)[: len(y)], y)
         if walk.advance(behind, exactly=True) and walk.holds(operator.output):
             walk.rescale(_STUDENT, operator.output, gain, shift, axis)

@@ -103,6 +103,10 @@ class LayerWalk:
         if target is not None:
             self._ahead = (target, ahead)
 
+    def can_advance(self, limit: int, *, exactly: bool = False) -> bool:
+        """Whether `advance` would move the cut."""
+        return self._target(limit, exactly) is not None
+
     def advance(self, limit: int, *, exactly: bool = False) -> bool:
         """Move the cut to the narrowest place after it and not beyond `limit`, if that fits.
 

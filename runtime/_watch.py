@@ -29,7 +29,7 @@ __all__ = ["POSITIONS_EVERY", "ROWS_PER_SAMPLE", "Watched", "Watcher", "watch"]
 POSITIONS_EVERY = 8
 ROWS_PER_SAMPLE = 32
 _LOOKED_INTO = 30  # samples, of a stream that is shorter than `POSITIONS_EVERY` times as many
-_NOTED = 40  # the same where the repair learns from what is written down
+_NOTED = 32  # the same where the repair learns from what is written down
 _SAMPLES_AT_ONCE = 32
 
 
@@ -264,31 +264,38 @@ def _watch_some(
 ) -> Watched:
     """As `watch`, where only samples that are looked into give anything but answers.
 
-    They come first, with probes. All others run as the plain network does, in a session of its
-    own: tensors that are looked at cannot be fused away, which costs a twentieth of every run.
+    These run as the last, with probes. All others run as the plain network does, in a session of
+    its own: tensors that are looked at cannot be fused away, which costs a twentieth of every run.
     """
-    watcher, found, rest = gather(), list[list[FloatArray]](), list(batches.indices)
-    while rest and len(seen.looked_into) < _NOTED:
-        wanted = min(_NOTED - len(seen.looked_into), len(rest))
-        chosen = [rest[n] for n in np.linspace(0, len(rest) - 1, wanted).astype(int)]
-        rest = [index for index in rest if index not in set(chosen)]
-        some = batches.subset(chosen)
-        found += _asked(watcher.run, some, on_samples)
-        seen.looked_into += some.indices  # others take the place of unusable ones
-    seen.statistics, seen.said = watcher.statistics, watcher.said
-    del watcher  # its session: two of them would be twice the weights
+    some = _spread(batches.indices, _NOTED)
+    others = batches.subset([index for index in batches.indices if index not in set(some)])
+    ask = plain().ask
+    found = _asked(ask, others, on_samples, seen.every)
+    held = _asked(ask, held_out, on_samples)
+    seen.held_outputs, seen.held_features = _joined(held)
+    del ask  # and its session: two of them would be twice the weights
     trim_memory()
-    others, ask = batches.subset(rest), plain().ask
-    found += _asked(ask, others, on_samples, seen.every)
+    watcher, looked_into = gather(), batches.subset(some)
+    found += _asked(watcher.run, looked_into, on_samples)
+    # Where some cannot be used, others that were only asked before take their place.
+    instead = batches.subset(_spread(others.indices, len(some) - len(looked_into)))
+    _asked(watcher.run, instead, lambda _: None)
+    seen.statistics, seen.said = watcher.statistics, watcher.said
+    seen.looked_into = [*looked_into.indices, *instead.indices]
     place = {index: n for n, index in enumerate(batches.indices)}
-    batches.indices = sorted([*seen.looked_into, *others.indices], key=place.__getitem__)
-    kept = [place[index] for index in (*seen.looked_into, *others.indices[:: seen.every])]
+    kept = [place[index] for index in (*others.indices[:: seen.every], *looked_into.indices)]
+    batches.indices = sorted([*others.indices, *looked_into.indices], key=place.__getitem__)
     outputs, features = _joined(found)
     order = np.argsort(kept)
     seen.samples = len(batches.indices)
     seen.outputs, seen.features = outputs[order], None if features is None else features[order]
-    seen.held_outputs, seen.held_features = _joined(_asked(ask, held_out, on_samples))
     return seen
+
+
+def _spread(indices: Sequence[int], count: int) -> list[int]:
+    """So many of `indices`, evenly spread, or all."""
+    count = min(count, len(indices))
+    return [indices[n] for n in np.linspace(0, len(indices) - 1, count).astype(int)] if count else []
 
 
 def _asked(
