@@ -63,7 +63,7 @@ class FolderSource:
         if sample is None:
             self._refuse_if_most()
             return None
-        if sample.array.nbytes * self._used <= self._room:
+        if sample.array.nbytes * self._used <= self._room and len(self._cache) < self._used:
             self._cache[index] = sample.array
         return sample.array
 

@@ -124,7 +124,7 @@ def _place_in_file(value: NDArray[Any] | None, folder: Path) -> tuple[str, int] 
     if not isinstance(owner, _Mapped) or owner.file is None or owner.file[0].parent != folder:
         return None
     path, identity = owner.file
-    unchanged = path.exists() and _identity(os.stat(path)) == identity
+    unchanged = path.exists() and _identity(path.stat()) == identity
     return (path.name, value.ctypes.data - owner.ctypes.data) if unchanged else None
 
 
@@ -141,7 +141,7 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
 def _map_file(path: Path) -> FloatArray:
     try:
         mapped = _Mapped(path, dtype="<f4", mode="r")
-        mapped.file = path.resolve(), _identity(os.stat(path))
+        mapped.file = path.resolve(), _identity(path.stat())
         return mapped
     except (OSError, ValueError) as error:
         raise ArtifactError(

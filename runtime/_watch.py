@@ -233,7 +233,7 @@ def watch(
     seen = Watched(every=every)
     if alone:
         plain = partial(Watcher, graph, tensors, means=False, positions=False, threads=threads)
-        return _watch_some(seen, batches, held_out, gather, plain, on_samples)
+        return _watch_some(seen, batches, held_out, (gather, plain), on_samples)
     watcher = gather()
     seen.statistics, seen.said = watcher.statistics, watcher.said
     found: list[list[FloatArray]] = []
@@ -258,8 +258,7 @@ def _watch_some(
     seen: Watched,
     batches: Batches,
     held_out: Iterable[NDArray[np.float32]],
-    gather: Callable[[], Watcher],
-    plain: Callable[[], Watcher],
+    watchers: tuple[Callable[[], Watcher], Callable[[], Watcher]],
     on_samples: Callable[[int], None],
 ) -> Watched:
     """As `watch`, where only samples that are looked into give anything but answers.
@@ -267,7 +266,7 @@ def _watch_some(
     These run as the last, with probes. All others run as the plain network does, in a session of
     its own: tensors that are looked at cannot be fused away, which costs a twentieth of every run.
     """
-    some = _spread(batches.indices, _NOTED)
+    (gather, plain), some = watchers, _spread(batches.indices, _NOTED)
     others = batches.subset([index for index in batches.indices if index not in set(some)])
     ask = plain().ask
     found = _asked(ask, others, on_samples, seen.every)
@@ -294,8 +293,8 @@ def _watch_some(
 
 def _spread(indices: Sequence[int], count: int) -> list[int]:
     """So many of `indices`, evenly spread, or all."""
-    count = min(count, len(indices))
-    return [indices[n] for n in np.linspace(0, len(indices) - 1, count).astype(int)] if count else []
+    places = np.linspace(0, max(len(indices) - 1, 0), min(count, len(indices))).astype(int)
+    return [indices[place] for place in places]
 
 
 def _asked(

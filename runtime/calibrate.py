@@ -51,9 +51,7 @@ def neighbour_agreement(logits: NDArray[np.floating], features: NDArray[np.float
     return _agreement(logits, estimate_prior(logits), neighbours(features) > 0)
 
 
-def _agreement(
-    logits: NDArray[np.floating], prior: Float64, adjacent: NDArray[np.bool_]
-) -> float:
+def _agreement(logits: NDArray[np.floating], prior: Float64, adjacent: NDArray[np.bool_]) -> float:
     labels = softmax(logits + prior_shift(prior, _PRIOR_FLOOR)).astype(np.float32)
     affinity = adjacent.astype(np.float32)
     alike = (labels * (affinity @ labels)).sum(1) / np.maximum(affinity.sum(1), 1)

@@ -49,7 +49,7 @@ def _channel_scores(statistics: SiteStatistics, read: Float64, criterion: Criter
 
 
 def _read(site: Site, tensors: Mapping[str, FloatArray], criterion: Criterion) -> Float64:
-    """How strongly each channel is read: its outgoing weights squared (``wanda``: absolute), summed.
+    """How strongly each channel is read: the sum of its squared (``wanda``: absolute) weights.
 
     A large head in float64, and its square, would be most of what `light` holds in memory.
     """

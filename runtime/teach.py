@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,11 +95,11 @@ def propagate(
             wanted = balance * np.log(shares * unary.shape[1] + _LEAST_SHARE)
             handicap = ((handicap + wanted) / 2).astype(np.float32)
         labels = _normal(scores - handicap)
-    return labels / labels.sum(1, keepdims=True, dtype=np.float64)
+    return np.asarray(labels / labels.sum(1, keepdims=True, dtype=np.float64))
 
 
-def _normal(scores: FloatArray) -> FloatArray:
-    """Softmax over the last axis, in place."""
+def _normal(scores: NDArray[Any]) -> FloatArray:
+    """Softmax over the last axis, in place; float32 stays float32."""
     scores -= scores.max(1, keepdims=True)
     np.exp(scores, out=scores)
     scores /= scores.sum(1, keepdims=True)
