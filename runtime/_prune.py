@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ._external import FloatArray
 from ._graph import Graph
+from ._ort import trim_memory
 from ._plan import find_sites, first_use, read_at_one_site
 from ._stream import Batches
 from ._targets import TARGETS_SHARE, Target, Targets, targets_of
@@ -41,7 +42,8 @@ __all__ = [
 Bool = NDArray[np.bool_]
 Float64 = NDArray[np.float64]
 _STUDENT = "student"
-_WALK_EIGHTHS = 3  # of the memory; a quarter is for targets, and the rest for linear algebra
+_MANY_UNITS = 500
+_WALK_SHARE = 3 / 8  # of the memory; the rest is for targets and for linear algebra
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def prune_deep(job: PruneJob) -> Pruned:
         job.batches.every(targets.step),
         {_STUDENT: student},
         fixed=(_STUDENT,),
-        budget_bytes=job.budget_bytes * _WALK_EIGHTHS // 8,
+        budget_bytes=int(job.budget_bytes * _WALK_SHARE),
         threads=job.threads,
         half=True,
         masks=result.masks,
@@ -168,6 +170,8 @@ def prune_deep(job: PruneJob) -> Pruned:
                 mask = _chosen_here(job, target, moments, name) if here else job.masks[name]
                 result.masks[name] = mask
                 student[job.graph.artifact.info.group_by_name[name].mask] = mask.astype(np.float32)
+        if len(target.site.units) >= _MANY_UNITS:
+            trim_memory()  # their matrices were large
         student |= _refit(job, result, target, moments)
         job.on_layer()
     return result
@@ -177,7 +181,7 @@ def _watched_targets(job: PruneJob) -> Targets:
     """What the teacher says, where it was not watched before."""
     samples = len(job.batches)
     wanted = targets_of(job.graph, job.keep, samples)
-    targets = Targets(job.graph, wanted, samples, job.budget_bytes // TARGETS_SHARE)
+    targets = Targets(job.graph, wanted, samples, int(job.budget_bytes * TARGETS_SHARE))
     watch(job.graph, job.batches, job.teacher, takers=[targets], threads=job.threads)
     return targets
 

@@ -39,8 +39,9 @@ ROWS_FOR_WEIGHTS = 32  # twice as many gave the same agreement on development us
 _ROWS_PER_UNIT = 40  # a layer of few units has seen enough before the samples are through
 _FEWEST_ROWS = 8
 _FEWEST_PER_UNIT = 2  # however little memory there is, as long as the samples hold so many
-TARGETS_SHARE = 4  # the part of the memory for activations that targets may take
+TARGETS_SHARE = 5 / 16  # the part of the memory for activations that targets may take
 _BYTES = 2
+_BLOCK_BYTES = 1_000_000
 
 
 class Taker(Protocol):
@@ -160,7 +161,7 @@ class Targets:
         self._picked = {name: picked for name, (picked, _) in made.items()}
         self.outputs: Sequence[str] = tuple(self._picked.values())
         self.nodes: Sequence[Any] = tuple(node for _, nodes in made.values() for node in nodes)
-        self._rows: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
+        self._rows = {name: _Rows() for name in names}
 
     def take(self, place: int, first: int, values: Mapping[str, FloatArray]) -> None:
         """See `Taker`."""
@@ -171,8 +172,25 @@ class Targets:
 
     def said(self, target: Target, number: int) -> NDArray[np.float32]:
         """Rows of the `number`-th batch that was looked at, tensors side by side; float32."""
-        parts = [widened(self._rows[name][number]) for name in target.tensors]
+        parts = [widened(self._rows[name].batches[number]) for name in target.tensors]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+class _Rows:
+    """Batches of rows side by side in large blocks: small arrays would leave holes in the heap."""
+
+    def __init__(self) -> None:
+        self.batches: list[NDArray[Any]] = []
+        self._left: NDArray[Any] | None = None
+
+    def append(self, values: NDArray[Any]) -> None:
+        """Copy a batch."""
+        if self._left is None or len(self._left) < len(values):
+            count = max(len(values), _BLOCK_BYTES // max(values.itemsize * values.shape[1], 1))
+            self._left = np.empty((count, values.shape[1]), values.dtype)
+        mine, self._left = self._left[: len(values)], self._left[len(values) :]
+        mine[:] = values
+        self.batches.append(mine)
 
 
 class SiteMoments:

@@ -128,13 +128,17 @@ class LayerWalk:
         return True
 
     def _carried(self, names: Sequence[str], tracks: Sequence[str]) -> dict[str, list[Tensors]]:
-        """The tensors of some tracks at the next cut; their sessions are gone by then."""
-        runs = self._runs(dict.fromkeys(tracks, names))
+        """The tensors of some tracks at the next cut, one session after the other."""
+        alike: dict[int, list[str]] = {}
+        for track in tracks:
+            alike.setdefault(id(self.tracks[track]), []).append(track)
         kept: dict[str, list[Tensors]] = {track: [] for track in tracks}
-        for index, feeds in enumerate(self._fed() if runs else ()):
-            for track, compute in runs.items():
-                kept[track].append(self._packed(compute(feeds[track])))
-                self._forget(track, index)
+        for those in alike.values():
+            compute = self._run(those[0], names)
+            for index, feeds in enumerate(self._fed()):
+                for track in those:
+                    kept[track].append(self._packed(compute(feeds[track])))
+                    self._forget(track, index)
         return kept
 
     def fork(self, track: str, new: str, tensors: Mapping[str, NDArray[Any]]) -> None:
@@ -218,7 +222,7 @@ class LayerWalk:
         return {track: made[id(self.tracks[track]), outputs] for track, outputs in wanted.items()}
 
     def _run(
-        self, track: str, outputs: Sequence[str], nodes: Sequence[Any]
+        self, track: str, outputs: Sequence[str], nodes: Sequence[Any] = ()
     ) -> Callable[[Tensors], Tensors]:
         """What computes `outputs` from what stands at the cut."""
         wanted = [name for name in dict.fromkeys(outputs) if name not in self._feeds]

@@ -269,7 +269,7 @@ def _takers(state: State) -> list[Taker]:
         return []
     samples = len(state.adapt)
     wanted = targets_of(state.graph, groups, samples)
-    state.targets = Targets(state.graph, wanted, samples, state.budget_bytes // TARGETS_SHARE)
+    state.targets = Targets(state.graph, wanted, samples, int(state.budget_bytes * TARGETS_SHARE))
     if settings.allocation != "damage":
         return [state.targets]
     state.curve_moments = curve_moments(state, groups)

@@ -221,7 +221,7 @@ class Elimination:
         removed = fitted[:, gone]
         solved = np.linalg.solve(across[:, gone], np.hstack([across, removed.T]))
         gain, answer = solved[:, : len(self._inverse)], solved[:, len(self._inverse) :]
-        self._diagonal -= np.einsum("ki,ki->i", across, gain)
+        self._diagonal -= (across * gain).sum(0)
         self._late.append((across, gain))
         if sum(len(gain) for _, gain in self._late) >= _LATE:
             self._catch_up()

@@ -86,8 +86,8 @@ class Settings:
         min_agreement: judge by this least agreement with the dense network instead; 0 lets
             everything pass.
         memory_mb: most memory for activations kept between layers, in MB (10⁶ bytes). With ``deep``
-            a quarter of it is for what the repair is to imitate, of which long streams and wide
-            networks leave fewer positions of each sample, and then of fewer samples, and three
+            five sixteenths of it are for what the repair is to imitate, of which long streams and
+            wide networks leave fewer positions of each sample, and then of fewer samples, and three
             eighths for the pruned network; linear algebra needs the rest.
         threads: threads of one operator; None for `default_threads`.
         seed: for the criterion ``random``.

@@ -120,9 +120,9 @@ def test_the_student_runs_once(residual, pictures):
     built: list[tuple[str, ...]] = []
     real = job.graph.session
 
-    def counted(feeds: Any, outputs: Any, *rest: Any, **more: Any) -> Any:
+    def counted(feeds: Any, outputs: Any, *rest: Any, **options: Any) -> Any:
         built.append(tuple(outputs))
-        return real(feeds, outputs, *rest, **more)
+        return real(feeds, outputs, *rest, **options)
 
     job.graph.session = counted  # type: ignore[method-assign]
     prune_light(job, seen.said, ROWS_PER_SAMPLE)
