@@ -199,7 +199,7 @@ def _begin(
     chosen = np.linspace(0, total - 1, count).astype(int).tolist()
     every = max(round(1 / settings.holdout), -(-count // _MOST_HELD_OUT))
     if settings.strength == "light":
-        every = max(every, count // _LIGHT_HELD_OUT)
+        every = max(every, -(-count // _LIGHT_HELD_OUT))
     held = chosen[every - 1 :: every]
     adapt = [index for place, index in enumerate(chosen) if place % every != every - 1]
     shape = artifact.info.input_shape
