@@ -275,14 +275,15 @@ def _watch_some(
     del ask  # and its session: two of them would be twice the weights
     trim_memory()
     watcher, looked_into = gather(), batches.subset(some)
-    found += _asked(watcher.run, looked_into, on_samples)
+    found += _asked(watcher.run, looked_into, on_samples, seen.every)
     # Where some cannot be used, others that were only asked before take their place.
     instead = batches.subset(_spread(others.indices, len(some) - len(looked_into)))
     _asked(watcher.run, instead, lambda _: None)
     seen.statistics, seen.said = watcher.statistics, watcher.said
     seen.looked_into = [*looked_into.indices, *instead.indices]
     place = {index: n for n, index in enumerate(batches.indices)}
-    kept = [place[index] for index in (*others.indices[:: seen.every], *looked_into.indices)]
+    parts = (others.indices[:: seen.every], looked_into.indices[:: seen.every])
+    kept = [place[index] for part in parts for index in part]
     batches.indices = sorted([*others.indices, *looked_into.indices], key=place.__getitem__)
     outputs, features = _joined(found)
     order = np.argsort(kept)
