@@ -186,7 +186,10 @@ class LayerWalk:
         return len(self.batches) * len(self.tracks) / (2 if self.half else 1)
 
     def _packed(self, values: Tensors) -> Tensors:
-        return {name: halved(value) for name, value in values.items()} if self.half else values
+        if self.half:
+            return {name: halved(value) for name, value in values.items()}
+        # What a run returns stands in its session's arena, which would stay as long as it does.
+        return {n: value if value.flags.owndata else value.copy() for n, value in values.items()}
 
     def _unpacked(self, values: Tensors) -> Tensors:
         return {name: widened(value) for name, value in values.items()} if self.half else values

@@ -29,7 +29,7 @@ __all__ = ["POSITIONS_EVERY", "ROWS_PER_SAMPLE", "Watched", "Watcher", "watch"]
 POSITIONS_EVERY = 8
 ROWS_PER_SAMPLE = 32
 _LOOKED_INTO = 30  # samples, of a stream that is shorter than `POSITIONS_EVERY` times as many
-_NOTED = 32  # the same where the repair learns from what is written down
+_NOTED = 48  # the same where the repair learns from what is written down
 _SAMPLES_AT_ONCE = 32
 
 

@@ -64,7 +64,7 @@ _MOST_LEARNT = (
     1000  # samples that classes are learnt from: that takes time and memory by the square
 )
 _MOST_HELD_OUT = 500
-_LIGHT_BYTES = 20_000_000  # kept between layers: more saves little time, and light is to be light
+_LIGHT_BYTES = 24_000_000  # kept between layers: more saves little time, and light is to be light
 _ALIKE = 1e-4
 _BALANCED = 0.3  # share of the classes that a user must meet before normalisation may be moved
 _MORE_DOUBT = 0.07  # on three development speakers; on the other three fewer were harmed as well

@@ -150,7 +150,7 @@ def test_what_is_looked_into_last_comes_in_the_order_of_the_stream(
     )
     assert batches.indices == [n for n in usable if n < 110]
     assert seen.samples == len(batches.indices) == len(seen.outputs)
-    assert len(seen.looked_into) == 32
+    assert len(seen.looked_into) == 48
     assert set(seen.looked_into) <= set(batches.indices)
     session = make_session(residual.graph, tensors)
     wanted = run(session, [graph.output], {graph.input: source.samples[usable]})[0]
