@@ -73,8 +73,7 @@ def _measured_curves(
     places = judging_places(adapt)
     moments = dict(state.curve_moments.settle()) if state.curve_moments else {}
     if head is not None and seen.features is not None:
-        known = np.arange(len(seen.features)) * seen.every
-        others = rows(seen.features[~np.isin(known, places)], -1)
+        others = rows(seen.features[~np.isin(seen.places, places)], -1)
         moments[head] = CrossMoments(others.shape[1], single=True)
         moments[head].update(others)
     state.curve_moments = None

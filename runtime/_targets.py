@@ -37,6 +37,7 @@ __all__ = [
 # Positions of one sample are alike: more of them cost and teach little.
 ROWS_FOR_WEIGHTS = 32  # twice as many gave the same agreement on development users
 _ROWS_PER_UNIT = 40  # a layer of few units has seen enough before the samples are through
+_MOST_SAMPLES = 1000  # to go over again and again: of more there are fewer rows of each
 _FEWEST_ROWS = 8
 _FEWEST_PER_UNIT = 2  # however little memory there is, as long as the samples hold so many
 TARGETS_SHARE = 5 / 16  # the part of the memory for activations that targets may take
@@ -86,7 +87,8 @@ def targets_of(graph: Graph, groups: Collection[str], samples: int) -> list[Targ
     """
     found = [_target(graph, site, samples) for site in sites_reading(graph, groups)]
     least = min((target.every for target in found), default=1)
-    return [replace(target, every=target.every // least * least) for target in found]
+    least = max(least, -(-samples // _MOST_SAMPLES))
+    return [replace(target, every=max(target.every // least, 1) * least) for target in found]
 
 
 def _target(graph: Graph, site: Site, samples: int) -> Target:

@@ -41,11 +41,12 @@ class Watched:
     and ``features`` what its head reads, sample by sample; ``held_outputs`` and ``held_features``
     the same of the samples that are held out. ``said`` are rows of the tensors that were to be
     written down, batch by batch of those that were looked into, whose samples `looked_into` names.
-    Of a long stream ``outputs`` and ``features`` are those of every ``every``-th sample.
+    Of a long stream ``outputs`` and ``features`` are those of an even choice: of the samples that
+    stand at ``places`` of it.
     """
 
     samples: int = 0
-    every: int = 1
+    places: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     said: Mapping[str, list[FloatArray]] = field(default_factory=dict)
     looked_into: list[int] = field(default_factory=list)
     held_outputs: FloatArray = field(default_factory=lambda: np.empty(0, np.float32))
@@ -229,26 +230,28 @@ def watch(
         takers=takers,
         threads=threads,
     )
-    every = -(-len(batches) // (most_kept or len(batches) or 1)) or 1
-    seen = Watched(every=every)
+    total = len(batches)
+    most, seen = min(total, most_kept or total), Watched()
     if alone:
         plain = partial(Watcher, graph, tensors, means=False, positions=False, threads=threads)
-        return _watch_some(seen, batches, held_out, (gather, plain), on_samples)
+        return _watch_some(seen, batches, held_out, (gather, plain), on_samples, most=most)
     watcher = gather()
     seen.statistics, seen.said = watcher.statistics, watcher.said
+    places = np.linspace(0, total - 1, most).astype(np.int64)
     found: list[list[FloatArray]] = []
     looked_into: list[range] = []
     for batch in batches:
         if watcher.looks_into_next:
             looked_into.append(range(seen.samples, seen.samples + len(batch)))
-        kept = slice(-seen.samples % every, None, every)
-        found.append([values[kept].copy() for values in watcher.run(batch)])
+        kept = places[(places >= seen.samples) & (places < seen.samples + len(batch))]
+        found.append([values[kept - seen.samples] for values in watcher.run(batch)])
         seen.samples += len(batch)
         on_samples(len(batch))
     watcher.merge()
     # By now the unusable samples are known, and places in the stream are places in `indices`.
     seen.looked_into = [batches.indices[place] for part in looked_into for place in part]
     seen.outputs, seen.features = _joined(found)
+    seen.places = places[places < seen.samples]
     held = _asked(watcher.ask, held_out, on_samples)
     seen.held_outputs, seen.held_features = _joined(held)
     return seen
@@ -260,6 +263,8 @@ def _watch_some(
     held_out: Iterable[NDArray[np.float32]],
     watchers: tuple[Callable[[], Watcher], Callable[[], Watcher]],
     on_samples: Callable[[int], None],
+    *,
+    most: int,
 ) -> Watched:
     """As `watch`, where only samples that are looked into give anything but answers.
 
@@ -268,25 +273,29 @@ def _watch_some(
     """
     (gather, plain), some = watchers, _spread(batches.indices, _NOTED)
     others = batches.subset([index for index in batches.indices if index not in set(some)])
-    ask = plain().ask
-    found = _asked(ask, others, on_samples, seen.every)
+    kept_of_some = round(most * len(some) / max(len(batches), 1))
+    ask, kept = plain().ask, _spread(range(len(others)), most - kept_of_some)
+    found = _asked(ask, others, on_samples, kept)
     held = _asked(ask, held_out, on_samples)
     seen.held_outputs, seen.held_features = _joined(held)
     del ask  # and its session: two of them would be twice the weights
     trim_memory()
     watcher, looked_into = gather(), batches.subset(some)
-    found += _asked(watcher.run, looked_into, on_samples, seen.every)
+    kept_too = _spread(range(len(some)), kept_of_some)
+    found += _asked(watcher.run, looked_into, on_samples, kept_too)
     # Where some cannot be used, others that were only asked before take their place.
     instead = batches.subset(_spread(others.indices, len(some) - len(looked_into)))
     _asked(watcher.run, instead, lambda _: None)
     seen.statistics, seen.said = watcher.statistics, watcher.said
     seen.looked_into = [*looked_into.indices, *instead.indices]
     place = {index: n for n, index in enumerate(batches.indices)}
-    parts = (others.indices[:: seen.every], looked_into.indices[:: seen.every])
-    kept = [place[index] for part in parts for index in part]
     batches.indices = sorted([*others.indices, *looked_into.indices], key=place.__getitem__)
+    place = {index: n for n, index in enumerate(batches.indices)}
+    parts = ((others.indices, kept), (looked_into.indices, kept_too))
+    places = [place[had[n]] for had, chosen in parts for n in chosen if n < len(had)]
     outputs, features = _joined(found)
-    order = np.argsort(kept)
+    order = np.argsort(places)
+    seen.places = np.array(places, np.int64)[order]
     seen.samples = len(batches.indices)
     seen.outputs, seen.features = outputs[order], None if features is None else features[order]
     return seen
@@ -302,13 +311,14 @@ def _asked(
     ask: Callable[[NDArray[np.float32]], list[FloatArray]],
     batches: Iterable[NDArray[np.float32]],
     on_samples: Callable[[int], None],
-    every: int = 1,
+    kept: Sequence[int] | None = None,
 ) -> list[list[FloatArray]]:
-    """What a network says of every so many samples, batch by batch."""
-    found, samples = [], 0
+    """What a network says of the samples at some places, or of all, batch by batch."""
+    found, samples, wanted = [], 0, None if kept is None else set(kept)
     for batch in batches:
+        chosen = [n for n in range(len(batch)) if wanted is None or samples + n in wanted]
         # Copies: what a run returns keeps its session's whole arena from being freed.
-        found.append([values[-samples % every :: every].copy() for values in ask(batch)])
+        found.append([values[chosen] for values in ask(batch)])
         samples += len(batch)
         on_samples(len(batch))
     return found

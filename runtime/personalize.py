@@ -60,9 +60,7 @@ _LARGEST_BATCH = 8
 _STEP_BYTES = 8_000_000  # of one node's tensors: larger batches gain nothing on a CPU
 _FEWEST = 10
 _LIGHT_HELD_OUT = 32  # samples, at most: each is run twice, and `light` is to be light
-_MOST_LEARNT = (
-    1000  # samples that classes are learnt from: that takes time and memory by the square
-)
+_MOST_LEARNT = 800  # samples that classes are learnt from: memory grows by their square
 _MOST_HELD_OUT = 500
 _LIGHT_BYTES = 24_000_000  # kept between layers: more saves little time, and light is to be light
 _ALIKE = 1e-4

@@ -219,16 +219,17 @@ class Elimination:
         for before, gain in self._late:
             across -= before[:, gone].T @ gain
         removed = fitted[:, gone]
-        solved = np.linalg.solve(across[:, gone], np.hstack([across, removed.T]))
-        gain, answer = solved[:, : len(self._inverse)], solved[:, len(self._inverse) :]
-        self._diagonal -= (across * gain).sum(0)
-        self._late.append((across, gain))
+        sides = np.hstack([across, removed.T])
+        solved: Float64 = np.asarray(np.linalg.solve(across[:, gone], sides), np.float64)
+        new, answer = solved[:, : len(self._inverse)], solved[:, len(self._inverse) :]
+        self._diagonal -= (across * new).sum(0)
+        self._late.append((across, new))
         if sum(len(gain) for _, gain in self._late) >= _LATE:
             self._catch_up()
         # By rows, as the whole product would take as much memory again.
         for start in range(0, len(fitted), _ROWS_AT_ONCE):
             some = slice(start, start + _ROWS_AT_ONCE)
-            fitted[some] -= removed[some] @ gain
+            fitted[some] -= removed[some] @ new
         return float(np.vdot(answer, removed.T))
 
     def _catch_up(self) -> None:
