@@ -49,7 +49,7 @@ _HELP = {
     "threads": "Threads of one operator; what this process may use, at most 4, if not given.",
     "channel_multiple": "Round kept units to a multiple of this. auto: what `edgeprune devices "
     "calibrate` found, else 16.",
-    "holdout": "Share of the samples that only the guard sees.",
+    "holdout": "Share of the samples that only the guard sees; with light at most 32.",
     "ridge": "Pull of the repair towards no change.",
     "seed": "For the criterion random.",
     "calibrate": "Take off the logits what the stream puts on all of them, where that is safe.",

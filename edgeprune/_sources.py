@@ -34,8 +34,9 @@ _SHOWN = 3
 class FolderSource:
     """A folder for the runtime, which goes over the samples several times.
 
-    What fits into `cache_bytes` is decoded once; the rest is read from disk at every pass. So the
-    memory is bounded whatever the number of files.
+    They are decoded once if all of them fit into `cache_bytes`, and otherwise read from disk at
+    every pass: a part of them would take memory and save little. So the memory is bounded whatever
+    the number of files.
 
     Raises:
         NotEnoughSamples: from an access, when more than half of the files turned out unusable.
@@ -43,7 +44,7 @@ class FolderSource:
 
     def __init__(self, folder: SampleFolder, *, most: int, cache_bytes: int) -> None:
         self._folder = folder
-        self._allowed = min(len(folder), most) / 2
+        self._used = min(len(folder), most)
         self._room = cache_bytes
         self._cache: dict[int, FloatArray] = {}
 
@@ -62,13 +63,12 @@ class FolderSource:
         if sample is None:
             self._refuse_if_most()
             return None
-        if sample.array.nbytes <= self._room:
-            self._room -= sample.array.nbytes
+        if sample.array.nbytes * self._used <= self._room and len(self._cache) < self._used:
             self._cache[index] = sample.array
         return sample.array
 
     def _refuse_if_most(self) -> None:
-        if len(self.rejected) > self._allowed:
+        if len(self.rejected) > self._used / 2:
             raise NotEnoughSamples(
                 f"more than half of the {len(self)} files are unusable. Nothing was changed. "
                 f"{reasons(self.rejected)}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from numpy.typing import NDArray
 from ._wire import Tensor
 from .errors import ArtifactError
 
-__all__ = ["FloatArray", "forget_pages", "map_tensors"]
+__all__ = ["FloatArray", "forget_pages", "left_in_files", "map_tensors"]
 
 FloatArray = NDArray[np.float32]
+
+
+_SMALL_BYTES = 4096  # to map less by itself is not worth it
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,65 @@ def forget_pages(tensors: Iterable[NDArray[Any]]) -> None:
             mapped.madvise(mmap.MADV_DONTNEED)
 
 
+def left_in_files(
+    initializers: Iterable[Any], values: Mapping[str, NDArray[Any]], folder: Path
+) -> dict[str, NDArray[Any]]:
+    """Let initializers whose values are mapped from a file in `folder` be read from there.
+
+    ONNX Runtime then reads tensor after tensor and forgets each; handed over, all of them count
+    while it makes its own copies, a quarter of what building a session takes.
+
+    Args:
+        initializers: tensors (``TensorProto``) of external data, changed in place.
+        values: theirs by name.
+        folder: where the files have to be.
+
+    Returns:
+        The values that must be handed over.
+    """
+    given = dict(values)
+    for tensor in initializers:
+        place = _place_in_file(given.get(tensor.name), folder)
+        if place is not None:
+            length = given.pop(tensor.name).nbytes
+            del tensor.external_data[:]
+            entries = {"location": place[0], "offset": str(place[1]), "length": str(length)}
+            for key, text in entries.items():
+                tensor.external_data.add(key=key, value=text)
+    return given
+
+
+def _place_in_file(value: NDArray[Any] | None, folder: Path) -> tuple[str, int] | None:
+    """The file that a whole array is mapped from and the offset in it; None if it is not."""
+    if value is None or value.nbytes < _SMALL_BYTES or not value.flags.c_contiguous:
+        return None
+    owner: Any = value
+    while isinstance(owner, np.ndarray) and not isinstance(owner, _Mapped):
+        owner = owner.base
+    while isinstance(owner, _Mapped) and isinstance(owner.base, _Mapped):
+        owner = owner.base
+    if not isinstance(owner, _Mapped) or owner.file is None or owner.file[0].parent != folder:
+        return None
+    path, identity = owner.file
+    unchanged = path.exists() and _identity(path.stat()) == identity
+    return (path.name, value.ctypes.data - owner.ctypes.data) if unchanged else None
+
+
+class _Mapped(np.memmap[Any, Any]):
+    """A mapped file that knows which one it is: another may since have taken its name."""
+
+    file: tuple[Path, tuple[int, ...]] | None = None
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def _map_file(path: Path) -> FloatArray:
     try:
-        return np.memmap(path, dtype="<f4", mode="r")
+        mapped = _Mapped(path, dtype="<f4", mode="r")
+        mapped.file = path.resolve(), _identity(path.stat())
+        return mapped
     except (OSError, ValueError) as error:
         raise ArtifactError(
             f"cannot read {path}, which belongs to the model beside it: {error}. Copy the .onnx, "

@@ -17,9 +17,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from ._external import left_in_files
 from ._fold import folded, outside
 from ._narrow import NarrowPath, narrow_paths, narrowed
-from ._ort import make_session
+from ._ort import give_back, make_session
 from .artifact import Artifact, Operator
 from .network._graph import read_names
 
@@ -27,6 +28,7 @@ __all__ = ["Graph"]
 
 WEIGHT_NODE = "edgeprune/"
 _FLOAT_BYTES = 4
+_LARGE_BYTES = 4_000_000  # of weights: what building a session leaves of them is worth returning
 _AXES_ARE_AN_INPUT = 18  # of ReduceMean, from this operator set on
 
 
@@ -126,10 +128,16 @@ class Graph:
         """
         graph = self._part(feeds, outputs, extra)
         graph, given = self._folded(graph, tensors, masks or {})
+        folder = self.artifact.path.parent.resolve()
+        handed = left_in_files(graph.initializer, given, folder)
         model = helper.make_model(
             graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version
         )
-        return make_session(model.SerializeToString(), given, threads=threads)
+        serialised = model.SerializeToString()
+        session = make_session(serialised, handed, threads=threads, folder=folder, brief=True)
+        if sum(value.nbytes for value in given.values()) > _LARGE_BYTES:
+            give_back(given.values())
+        return session
 
     @cached_property
     def narrow_paths(self) -> Mapping[str, NarrowPath]:

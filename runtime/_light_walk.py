@@ -3,7 +3,9 @@
 The student is walked through once. Its cut moves to right behind each corrected operator, where
 gain and shift are still to act: on what is kept there they are put by multiplication, and nothing
 runs a second time. What the teacher says at the same places was written down by the statistics
-pass, of the few samples that it looked into.
+pass, of the few samples that it looked into. Samples that are held out come along without being
+learnt from: what stands at the end is the outcome's answers to them, for the guard. Units that are
+masked are not computed, where they can be left out easily.
 """
 
 from __future__ import annotations
@@ -40,32 +42,43 @@ def prune_light(job: PruneJob, said: Mapping[str, Sequence[FloatArray]], limit: 
     matches the mean (VBP, FLAP: the pruned units' mean folded into the bias).
 
     Args:
-        job: what to prune, with its masks, and the samples that the teacher was looked into on.
-        said: by tensor, what the teacher said on them: rows of channels, batch by batch.
+        job: what to prune, with its masks, and the samples that the teacher was looked into on,
+            followed by those that are held out.
+        said: by tensor, what the teacher said on the former: rows of channels, batch by batch.
         limit: of how many positions a sample, as `rows` takes it.
+
+    Returns:
+        What changed, with ``answers``, the outputs for all samples, before a class prior.
     """
     info = job.graph.artifact.info
     result = Pruned(masks=dict(job.masks))
+    if not job.masks:
+        return result
     student = dict(job.teacher)
     for group, mask in job.masks.items():
         student[info.group_by_name[group].mask] = mask.astype(np.float32)
+    graph = job.graph
     walk = LayerWalk(
-        job.graph,
+        graph,
         job.batches,
         {_STUDENT: student},
         fixed=(_STUDENT,),
         budget_bytes=job.budget_bytes,
         threads=job.threads,
+        masks=job.masks,
     )
     for operator in operators_reading(info, job.masks):
-        behind = job.graph.consumed_at(operator) + 1
-        axis = channel_axis(operator)
-        picked, nodes = job.graph.picked_nodes(operator.output, axis, limit)
-        x = [
-            rows(seen[_STUDENT], axis, limit)
-            for seen in walk.observe(picked, then=behind, exactly=True, nodes=nodes)
-        ]
-        gain, shift = _channel_fit(np.concatenate(x), np.concatenate(said[operator.output]))
+        behind, axis = graph.consumed_at(operator) + 1, channel_axis(operator)
+        picked, nodes = graph.picked_nodes(operator.output, axis, limit)
+        y = np.concatenate(said[operator.output])
+        x: list[FloatArray] = []
+        moves = walk.can_advance(behind, exactly=True)
+        for seen in walk.observe(picked, then=behind, exactly=True, nodes=nodes):
+            if sum(map(len, x)) < len(y):
+                x.append(rows(seen[_STUDENT], axis, limit))
+            elif not moves:
+                break  # the others are held out, and run where the cut moves on
+        gain, shift = _channel_fit(np.concatenate(x)[: len(y)], y)
         if walk.advance(behind, exactly=True) and walk.holds(operator.output):
             walk.rescale(_STUDENT, operator.output, gain, shift, axis)
         changed = _corrected(job.teacher, operator, gain, shift)
@@ -73,6 +86,7 @@ def prune_light(job: PruneJob, said: Mapping[str, Sequence[FloatArray]], limit: 
         result.gains[operator.name] = changed[operator.gain]
         result.shifts[operator.name] = changed[operator.shift]
         job.on_layer()
+    result.answers = np.concatenate([seen[_STUDENT] for seen in walk.observe(graph.output)])
     return result
 
 

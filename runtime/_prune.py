@@ -85,7 +85,8 @@ class Pruned:
     """What pruning changed, by group and by operator.
 
     ``head_mixing`` is how the pruned head's input is turned into the dense one's, `head_moments`
-    their joint moments where the head is still to lose weights.
+    their joint moments where the head is still to lose weights. ``answers`` are what the student of
+    light repair says at the end of its walk.
     """
 
     masks: dict[str, Bool] = field(default_factory=dict)
@@ -94,6 +95,7 @@ class Pruned:
     weights: dict[str, FloatArray] = field(default_factory=dict)
     head_mixing: Mixing | None = None
     head_moments: CrossMoments | None = None
+    answers: FloatArray | None = None
 
 
 def best_units(scores: Float64, count: int) -> Bool:

@@ -61,11 +61,11 @@ class Batches:
                 continue
             pending.append(self._checked(sample))
             if len(pending) == self.batch_size:
-                yield np.stack(pending)
+                yield _stacked(pending)
                 pending = []
         self.indices = [index for index in self.indices if index not in bad]
         if pending:
-            yield np.stack(pending)
+            yield _stacked(pending)
 
     def _checked(self, sample: NDArray[np.float32]) -> NDArray[np.float32]:
         expected = self._shape[1:]
@@ -77,9 +77,21 @@ class Batches:
                 f"a sample has shape {sample.shape}; the model takes {expected}. Nothing was "
                 "changed. Check the preprocessing that the model was exported with."
             )
-        if not np.isfinite(sample).all():
+        if not _finite(sample):
             raise InputError(
                 "a sample holds NaN or infinite values. Nothing was changed. Leave it out, or "
                 "check what made it."
             )
         return np.ascontiguousarray(sample, dtype=np.float32)
+
+
+def _stacked(samples: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """A batch; of one sample without a copy."""
+    return samples[0][None] if len(samples) == 1 else np.stack(samples)
+
+
+def _finite(sample: NDArray[np.float32]) -> bool:
+    """Whether all values are finite; mostly seen from their sum, in a third of the time."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = sample.sum()
+    return bool(np.isfinite(total) or np.isfinite(sample).all())

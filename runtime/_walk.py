@@ -103,6 +103,10 @@ class LayerWalk:
         if target is not None:
             self._ahead = (target, ahead)
 
+    def can_advance(self, limit: int, *, exactly: bool = False) -> bool:
+        """Whether `advance` would move the cut."""
+        return self._target(limit, exactly) is not None
+
     def advance(self, limit: int, *, exactly: bool = False) -> bool:
         """Move the cut to the narrowest place after it and not beyond `limit`, if that fits.
 
@@ -182,7 +186,10 @@ class LayerWalk:
         return len(self.batches) * len(self.tracks) / (2 if self.half else 1)
 
     def _packed(self, values: Tensors) -> Tensors:
-        return {name: halved(value) for name, value in values.items()} if self.half else values
+        if self.half:
+            return {name: halved(value) for name, value in values.items()}
+        # What a run returns stands in its session's arena, which would stay as long as it does.
+        return {n: value if value.flags.owndata else value.copy() for n, value in values.items()}
 
     def _unpacked(self, values: Tensors) -> Tensors:
         return {name: widened(value) for name, value in values.items()} if self.half else values

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from ._external import FloatArray
 from ._graph import Graph
-from ._ort import run
+from ._ort import run, trim_memory
 from ._plan import Site
 from ._stream import Batches
 from ._targets import Taker
@@ -28,7 +29,7 @@ __all__ = ["POSITIONS_EVERY", "ROWS_PER_SAMPLE", "Watched", "Watcher", "watch"]
 POSITIONS_EVERY = 8
 ROWS_PER_SAMPLE = 32
 _LOOKED_INTO = 30  # samples, of a stream that is shorter than `POSITIONS_EVERY` times as many
-_NOTED = 60  # the same where the repair learns from what is written down
+_NOTED = 48  # the same where the repair learns from what is written down
 _SAMPLES_AT_ONCE = 32
 
 
@@ -155,7 +156,8 @@ class Watcher:
             found = rows(value, site.channel_axis, ROWS_PER_SAMPLE)
             self.statistics[site.tensor].positions.update(found)
         for tensor, axis in self._noted.items():
-            self.said[tensor].append(rows(values[self._picked[tensor]], axis, ROWS_PER_SAMPLE))
+            found = rows(values[self._picked[tensor]], axis, ROWS_PER_SAMPLE)
+            self.said[tensor].append(found.copy() if found.base is not None else found)
 
 
 class _Part:
@@ -214,20 +216,28 @@ def watch(
         on_samples: called with the number of samples after each batch.
     """
     wanted = _NOTED if noted else _LOOKED_INTO
-    watcher = Watcher(
+    alone = bool(noted) and not means and not takers and len(batches) > wanted
+    every = 1 if alone else int(np.clip(len(batches) // wanted, 1, POSITIONS_EVERY))
+    gather = partial(
+        Watcher,
         graph,
         tensors,
         sites,
         means=means,
         positions=positions,
         noted=noted,
-        every=int(np.clip(len(batches) // wanted, 1, POSITIONS_EVERY)),
+        every=every,
         takers=takers,
         threads=threads,
     )
-    seen = Watched(statistics=watcher.statistics, said=watcher.said)
     total = len(batches)
-    places = np.linspace(0, total - 1, min(total, most_kept or total)).astype(np.int64)
+    most, seen = min(total, most_kept or total), Watched()
+    if alone:
+        plain = partial(Watcher, graph, tensors, means=False, positions=False, threads=threads)
+        return _watch_some(seen, batches, held_out, (gather, plain), on_samples, most=most)
+    watcher = gather()
+    seen.statistics, seen.said = watcher.statistics, watcher.said
+    places = np.linspace(0, total - 1, most).astype(np.int64)
     found: list[list[FloatArray]] = []
     looked_into: list[range] = []
     for batch in batches:
@@ -242,12 +252,76 @@ def watch(
     seen.looked_into = [batches.indices[place] for part in looked_into for place in part]
     seen.outputs, seen.features = _joined(found)
     seen.places = places[places < seen.samples]
-    held = []
-    for batch in held_out:
-        held.append(watcher.ask(batch))
-        on_samples(len(batch))
+    held = _asked(watcher.ask, held_out, on_samples)
     seen.held_outputs, seen.held_features = _joined(held)
     return seen
+
+
+def _watch_some(
+    seen: Watched,
+    batches: Batches,
+    held_out: Iterable[NDArray[np.float32]],
+    watchers: tuple[Callable[[], Watcher], Callable[[], Watcher]],
+    on_samples: Callable[[int], None],
+    *,
+    most: int,
+) -> Watched:
+    """As `watch`, where only samples that are looked into give anything but answers.
+
+    These run as the last, with probes. All others run as the plain network does, in a session of
+    its own: tensors that are looked at cannot be fused away, which costs a twentieth of every run.
+    """
+    (gather, plain), some = watchers, _spread(batches.indices, _NOTED)
+    others = batches.subset([index for index in batches.indices if index not in set(some)])
+    kept_of_some = round(most * len(some) / max(len(batches), 1))
+    ask, kept = plain().ask, _spread(range(len(others)), most - kept_of_some)
+    found = _asked(ask, others, on_samples, kept)
+    held = _asked(ask, held_out, on_samples)
+    seen.held_outputs, seen.held_features = _joined(held)
+    del ask  # and its session: two of them would be twice the weights
+    trim_memory()
+    watcher, looked_into = gather(), batches.subset(some)
+    kept_too = _spread(range(len(some)), kept_of_some)
+    found += _asked(watcher.run, looked_into, on_samples, kept_too)
+    # Where some cannot be used, others that were only asked before take their place.
+    instead = batches.subset(_spread(others.indices, len(some) - len(looked_into)))
+    _asked(watcher.run, instead, lambda _: None)
+    seen.statistics, seen.said = watcher.statistics, watcher.said
+    seen.looked_into = [*looked_into.indices, *instead.indices]
+    place = {index: n for n, index in enumerate(batches.indices)}
+    batches.indices = sorted([*others.indices, *looked_into.indices], key=place.__getitem__)
+    place = {index: n for n, index in enumerate(batches.indices)}
+    parts = ((others.indices, kept), (looked_into.indices, kept_too))
+    places = [place[had[n]] for had, chosen in parts for n in chosen if n < len(had)]
+    outputs, features = _joined(found)
+    order = np.argsort(places)
+    seen.places = np.array(places, np.int64)[order]
+    seen.samples = len(batches.indices)
+    seen.outputs, seen.features = outputs[order], None if features is None else features[order]
+    return seen
+
+
+def _spread(indices: Sequence[int], count: int) -> list[int]:
+    """So many of `indices`, evenly spread, or all."""
+    places = np.linspace(0, max(len(indices) - 1, 0), min(count, len(indices))).astype(int)
+    return [indices[place] for place in places]
+
+
+def _asked(
+    ask: Callable[[NDArray[np.float32]], list[FloatArray]],
+    batches: Iterable[NDArray[np.float32]],
+    on_samples: Callable[[int], None],
+    kept: Sequence[int] | None = None,
+) -> list[list[FloatArray]]:
+    """What a network says of the samples at some places, or of all, batch by batch."""
+    found, samples, wanted = [], 0, None if kept is None else set(kept)
+    for batch in batches:
+        chosen = [n for n in range(len(batch)) if wanted is None or samples + n in wanted]
+        # Copies: what a run returns keeps its session's whole arena from being freed.
+        found.append([values[chosen] for values in ask(batch)])
+        samples += len(batch)
+        on_samples(len(batch))
+    return found
 
 
 def _joined(found: Sequence[Sequence[FloatArray]]) -> tuple[FloatArray, FloatArray | None]:

@@ -48,20 +48,24 @@ def neighbour_agreement(logits: NDArray[np.floating], features: NDArray[np.float
         logits: ``(samples, classes)``; a class prior is estimated from them and applied.
         features: what the head reads, ``(samples, features)``.
     """
-    shift = prior_shift(estimate_prior(logits), _PRIOR_FLOOR)
-    labels = softmax(logits + shift)
-    affinity = (neighbours(features) > 0).astype(np.float64)
+    return _agreement(logits, estimate_prior(logits), neighbours(features) > 0)
+
+
+def _agreement(logits: NDArray[np.floating], prior: Float64, adjacent: NDArray[np.bool_]) -> float:
+    labels = softmax(logits + prior_shift(prior, _PRIOR_FLOOR)).astype(np.float32)
+    affinity = adjacent.astype(np.float32)
     alike = (labels * (affinity @ labels)).sum(1) / np.maximum(affinity.sum(1), 1)
-    return float(alike.mean())
+    return float(alike.mean(dtype=np.float64))
 
 
 def usable_bias(logits: NDArray[np.floating], features: NDArray[np.floating]) -> Float64:
     """The domain bias where taking it off leaves neighbours agreeing and classes enough, or 0."""
     bias = domain_bias(logits)
-    few = effective_classes(estimate_prior(logits - bias)) < _FEWEST_CLASSES
-    if len(logits) < _FEWEST or few:
+    prior = estimate_prior(logits - bias)
+    if len(logits) < _FEWEST or effective_classes(prior) < _FEWEST_CLASSES:
         return np.zeros_like(bias)
-    before = neighbour_agreement(logits, features)
-    if neighbour_agreement(logits - bias, features) > before - _DOUBT_SPENT * (1.0 - before):
+    adjacent = neighbours(features) > 0
+    before = _agreement(logits, estimate_prior(logits), adjacent)
+    if _agreement(logits - bias, prior, adjacent) > before - _DOUBT_SPENT * (1.0 - before):
         return bias
     return np.zeros_like(bias)

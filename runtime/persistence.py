@@ -35,17 +35,18 @@ def persistence(labels: NDArray[np.floating]) -> float:
     """
     if len(labels) < 2:
         return 0.0
-    found = _agreement(labels)
+    alike, order = labels @ labels.T, np.arange(len(labels))
     rng = np.random.default_rng(0)
-    by_chance = max(_agreement(labels[rng.permutation(len(labels))]) for _ in range(_ORDERS))
-    return float(np.clip(found, 0.0, _MOST)) if found > by_chance else 0.0
+    found = _following(alike, order)
+    by_chance = max(_following(alike, rng.permutation(order)) for _ in range(_ORDERS))
+    random, same = float((labels.mean(0) ** 2).sum()), float(np.trace(alike)) / len(labels)
+    share = (found - random) / max(same - random, 1e-9)
+    return float(np.clip(share, 0.0, _MOST)) if found > by_chance else 0.0
 
 
-def _agreement(labels: NDArray[np.floating]) -> float:
-    random = float((labels.mean(0) ** 2).sum())
-    same = float((labels**2).sum(1).mean())
-    following = float((labels[:-1] * labels[1:]).sum(1).mean())
-    return (following - random) / max(same - random, 1e-9)
+def _following(alike: NDArray[np.floating], order: NDArray[np.integer]) -> float:
+    """How alike samples are that follow each other in some order."""
+    return float(alike[order[:-1], order[1:]].mean())
 
 
 def links_in_time(logits: NDArray[np.floating]) -> Float64:

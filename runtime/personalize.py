@@ -59,9 +59,10 @@ __all__ = ["Outcome", "Report", "Settings", "personalize"]
 _LARGEST_BATCH = 8
 _STEP_BYTES = 8_000_000  # of one node's tensors: larger batches gain nothing on a CPU
 _FEWEST = 10
+_LIGHT_HELD_OUT = 32  # samples, at most: each is run twice, and `light` is to be light
 _MOST_LEARNT = 800  # samples that classes are learnt from: memory grows by their square
 _MOST_HELD_OUT = 500
-_LIGHT_BYTES = 20_000_000  # kept between layers: more saves little time, and light is to be light
+_LIGHT_BYTES = 24_000_000  # kept between layers: more saves little time, and light is to be light
 _ALIKE = 1e-4
 _BALANCED = 0.3  # share of the classes that a user must meet before normalisation may be moved
 _MORE_DOUBT = 0.07  # on three development speakers; on the other three fewer were harmed as well
@@ -118,6 +119,7 @@ def personalize(
     state = _begin(artifact, source, settings or Settings(), on_progress)
     state.rates = rates
     seen = _watch(state)
+    give_back(artifact.tensors.values())
     state.stream = state.logits(seen.outputs)
     state.dense_on_held_out = state.logits(seen.held_outputs)
     _need_information(state)
@@ -194,6 +196,8 @@ def _begin(
     count = min(total, settings.max_samples)
     chosen = np.linspace(0, total - 1, count).astype(int).tolist()
     every = max(round(1 / settings.holdout), -(-count // _MOST_HELD_OUT))
+    if settings.strength == "light":
+        every = max(every, -(-count // _LIGHT_HELD_OUT))
     held = chosen[every - 1 :: every]
     adapt = [index for place, index in enumerate(chosen) if place % every != every - 1]
     shape = artifact.info.input_shape
@@ -386,7 +390,7 @@ def _prune(state: State, seen: Watched, share: float) -> Pruned:
         return prune_at_once(job, seen.statistics)
     looked_into = replace(
         job,
-        batches=state.adapt.subset(seen.looked_into),
+        batches=state.adapt.subset([*seen.looked_into, *state.held_out.indices]),
         budget_bytes=min(job.budget_bytes, _LIGHT_BYTES),
     )
     return prune_light(looked_into, seen.said, ROWS_PER_SAMPLE)
@@ -469,8 +473,12 @@ def _guard(state: State, seen: Watched, pruned: Pruned, profile: Profile) -> Gua
     """
     teacher = state.logits(seen.held_outputs)
     taught = taught_logits(state.classes, teacher, seen.held_features)
-    changed = pruned.masks or pruned.weights
-    outputs = _outputs_on_held_out(state, profile) if changed else taught
+    if pruned.answers is not None:
+        answers = state.logits(pruned.answers[-len(teacher) :])
+        outputs = taught_logits(state.classes, answers, seen.held_features)
+    else:
+        changed = pruned.masks or pruned.weights
+        outputs = _outputs_on_held_out(state, profile) if changed else taught
     return judge(state.dense_on_held_out, taught, outputs, state.stream)
 
 

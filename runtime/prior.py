@@ -26,6 +26,7 @@ LEAST_SHARE = 1e-2
 
 _ITERATIONS = 200
 _TOLERANCE = 1e-6
+_TINY = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,12 +78,13 @@ def estimate_prior(
         Probabilities, ``(classes,)`` float64, sum 1.
     """
     classes = logits.shape[1]
-    probabilities = softmax(logits)
+    # Half the memory to go over in every round; the prior itself stays float64.
+    probabilities = softmax(logits).astype(np.float32)
     prior = np.full(classes, 1.0 / classes) if start is None else start
     for _ in range(iterations):
         # The mean of the posteriors, without writing them down: two products, no matrix.
-        evidence = probabilities @ prior
-        updated = prior * ((1.0 / evidence) @ probabilities) / len(probabilities)
+        evidence = np.maximum(probabilities @ prior.astype(np.float32), _TINY)
+        updated = prior * ((np.float32(1.0) / evidence) @ probabilities) / len(probabilities)
         change = float(np.abs(updated - prior).sum())
         prior = updated
         if change < _TOLERANCE:

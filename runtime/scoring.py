@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ._external import FloatArray
 from ._graph import Graph
 from ._plan import Site, find_sites
 from .artifact import ONES
@@ -20,6 +21,7 @@ __all__ = ["CRITERIA", "Criterion", "SiteStatistics", "unit_scores"]
 Criterion = Literal["repair_aware", "variance", "activation", "wanda", "random"]
 CRITERIA: tuple[str, ...] = get_args(Criterion)
 Float64 = NDArray[np.float64]
+_OUTPUTS_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,31 @@ class SiteStatistics:
     positions: Moments
 
 
-def _channel_scores(statistics: SiteStatistics, weights: Float64, criterion: Criterion) -> Float64:
+def _channel_scores(statistics: SiteStatistics, read: Float64, criterion: Criterion) -> Float64:
     if criterion == "activation":
         # The paper's rule (Fine-Pruning, arXiv 2602.18507): what is seldom active goes.
         return np.abs(statistics.pooled.mean)
     if criterion == "wanda":
         # Wanda (arXiv 2306.11695), summed over the outgoing weights of a unit.
         rms = np.sqrt(statistics.positions.variance + statistics.pooled.mean**2)
-        return np.asarray(rms * np.abs(weights).sum(0))
+        return np.asarray(rms * read)
     # What a mean folded into the bias cannot replace (FLAP, arXiv 2312.11983).
-    return np.asarray(statistics.positions.variance * (weights**2).sum(0))
+    return np.asarray(statistics.positions.variance * read)
+
+
+def _read(site: Site, tensors: Mapping[str, FloatArray], criterion: Criterion) -> Float64:
+    """How strongly each channel is read: the sum of its squared (``wanda``: absolute) weights.
+
+    A large head in float64, and its square, would be most of what `light` holds in memory.
+    """
+    total = np.zeros(len(site.units))
+    for operator in site.operators:
+        by_output = np.moveaxis(tensors[operator.weight], operator.out_axis, 0)
+        for start in range(0, len(by_output), _OUTPUTS_AT_ONCE):
+            some = by_output[start : start + _OUTPUTS_AT_ONCE]
+            weights = weight_matrix(np.moveaxis(some, 0, operator.out_axis), operator)
+            total += (np.abs(weights) if criterion == "wanda" else weights**2).sum((0, 2))
+    return total
 
 
 def unit_scores(
@@ -71,13 +88,8 @@ def unit_scores(
     for site in find_sites(graph):
         if site.tensor not in statistics:
             continue
-        weights = np.concatenate(
-            [
-                weight_matrix(tensors[op.weight], op).transpose(0, 2, 1).reshape(-1, op.in_channels)
-                for op in site.operators
-            ]
-        )
-        per_channel = _channel_scores(statistics[site.tensor], weights, criterion)
+        read = _read(site, tensors, criterion)
+        per_channel = _channel_scores(statistics[site.tensor], read, criterion)
         _add_to_units(site, per_channel, scores)
     return scores
 

@@ -81,7 +81,7 @@ class Settings:
         channel_multiple: the number of kept units is rounded to a multiple of this.
         ridge: pull of the repair towards no change, relative to the mean variance.
         max_samples: most samples to learn from; of a longer stream an even choice is taken.
-        holdout: share of the samples that only the guard sees.
+        holdout: share of the samples that only the guard sees; with ``light`` at most 32 samples.
         min_change: the estimated change of accuracy below which nothing is changed.
         min_agreement: judge by this least agreement with the dense network instead; 0 lets
             everything pass.

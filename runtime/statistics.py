@@ -30,8 +30,11 @@ def rows(values: NDArray[Any], channel_axis: int, limit: int | None = None) -> N
     Returns:
         float32, shape ``(batch × positions, channels)``, C-contiguous.
     """
-    moved = np.moveaxis(values, channel_axis, -1)
-    flat = moved.reshape(moved.shape[0], -1, moved.shape[-1])
+    if channel_axis == 1:  # by far the most frequent, and called thousands of times
+        flat = values.reshape(*values.shape[:2], -1).transpose(0, 2, 1)
+    else:
+        moved = np.moveaxis(values, channel_axis, -1)
+        flat = moved.reshape(moved.shape[0], -1, moved.shape[-1])
     if limit is not None and flat.shape[1] > limit:
         # A stride that shares no factor with the row length walks over all columns of an image.
         flat = flat[:, _evenly(flat.shape[1], limit)]

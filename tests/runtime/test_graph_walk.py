@@ -305,3 +305,18 @@ def test_a_profile_does_not_depend_on_the_budget(digits, demo, strength, monkeyp
         assert ours.keys() == theirs.keys()
         for name, value in ours.items():
             np.testing.assert_allclose(theirs[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_found(value):
+    samples = np.zeros((3, 4, 5), np.float32)
+    samples[1, 2, 3] = value
+    with pytest.raises(InputError, match="NaN or infinite"):
+        list(Batches(samples, range(3), 2))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_large_values_are_finite_though_their_sum_is_not(size):
+    samples = np.full((3, 4, 5), 3e38, np.float32)
+    found = list(Batches(samples, range(3), size))
+    np.testing.assert_array_equal(np.concatenate(found), samples)

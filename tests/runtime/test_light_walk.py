@@ -43,14 +43,14 @@ def watched(artifact: Any, samples: np.ndarray, size: int) -> tuple[PruneJob, Wa
 
 @pytest.fixture(params=["residual", "digits"])
 def case(request: pytest.FixtureRequest, demo: Any, pictures: np.ndarray) -> tuple[Any, Any]:
-    samples = pictures if request.param == "residual" else demo.adapt[:40]
+    samples = pictures[:40] if request.param == "residual" else demo.adapt[:40]
     return request.getfixturevalue(request.param), samples
 
 
 @pytest.mark.parametrize("size", [1, 8])
 def test_every_corrected_output_has_the_teachers_mean(case, size):
     """In the whole network, run anew: so nothing was lost between the pieces."""
-    artifact, samples = case
+    artifact, samples = case[0], case[1][:32]
     job, seen = watched(artifact, samples, size)
     assert len(seen.looked_into) == len(samples)  # a short stream is looked into as a whole
     pruned = prune_light(job, seen.said, ROWS_PER_SAMPLE)
@@ -75,6 +75,33 @@ def test_every_corrected_output_has_the_teachers_mean(case, size):
         teachers = np.concatenate(seen.said[operator.output])
         spread = teachers.std(0).max()
         np.testing.assert_allclose(mine.mean(0), teachers.mean(0), atol=1e-3 * spread, rtol=1e-4)
+
+
+@pytest.mark.parametrize("budget", [1, 10**9])
+def test_held_out_samples_come_along_and_teach_nothing(case, budget):
+    """What stands at the end of the walk is what the outcome says of them."""
+    artifact, samples = case
+    job, seen = watched(artifact, samples[:30], 8)
+    job = replace(job, budget_bytes=budget)
+    alone = prune_light(job, seen.said, ROWS_PER_SAMPLE)
+    both = [*job.batches.indices, *range(30, 40)]
+    source = Batches(samples, both, 8, artifact.info.input_shape)
+    pruned = prune_light(replace(job, batches=source), seen.said, ROWS_PER_SAMPLE)
+    for name, gain in alone.gains.items():
+        np.testing.assert_allclose(pruned.gains[name], gain, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(pruned.shifts[name], alone.shifts[name], rtol=1e-2, atol=1e-3)
+    state = State(
+        artifact, job.graph, Settings(threads=1), source, source, silent, dict(job.teacher)
+    )
+    profile = made_profile(state, pruned, None, None)
+    assert pruned.answers is not None
+    wanted = Session(artifact, profile, threads=1).run(np.stack([samples[n] for n in both]))
+    np.testing.assert_allclose(pruned.answers, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_nothing_pruned_is_nothing_to_walk(digits, demo):
+    job, seen = watched(digits, demo.adapt[:20], 8)
+    assert prune_light(replace(job, masks={}), seen.said, ROWS_PER_SAMPLE).answers is None
 
 
 def test_the_budget_changes_nothing(case):

@@ -366,3 +366,12 @@ def test_a_long_stream_takes_no_more_memory_than_a_short_one(residual, pictures)
             tracemalloc.stop()
 
     assert peak(400) < peak(80) + 1_200_000  # all activations of one cut would be 20 MB
+
+
+@pytest.mark.parametrize(("samples", "held"), [(40, 8), (160, 32), (170, 28), (330, 30)])
+def test_light_holds_out_no_more_than_it_needs(digits, demo, samples, held):
+    """Each costs it two runs; the rest is learnt from."""
+    stream = np.concatenate([demo.adapt, demo.test, demo.adapt, demo.test])[:samples]
+    chosen = Settings(strength="light", threads=1, min_agreement=0.0)
+    report = personalize(digits, stream, chosen).report
+    assert (report.samples_held_out, report.samples_adapted) == (held, samples - held)

@@ -23,7 +23,7 @@ from edgeprune.runtime.prior import (
     share_of_the_unseen,
     softmax,
 )
-from edgeprune.runtime.teach import fit_head, propagate
+from edgeprune.runtime.teach import fit_head, neighbours, propagate
 
 from .personalizing import FAST, LOGITS, SEEDS
 
@@ -260,3 +260,29 @@ def test_a_short_stream_leaves_more_to_the_classes_that_it_did_not_show():
             Classes(prior, np.zeros(4), None, floor), np.zeros((1, 4)), np.zeros((1, 2))
         )
         np.testing.assert_allclose(told[0], np.log([2.0, 2.0, floor, floor]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("balance", [0.0, 2.0])
+def test_rounds_of_float32_spread_the_same_labels(balance):
+    rng = np.random.default_rng(3)
+    logits, features = rng.normal(size=(80, 40)) * 3, rng.normal(size=(80, 16))
+    unary, affinity = log_softmax(logits), neighbours(features)
+    labels, handicap = np.exp(unary), np.zeros(40)
+    for _ in range(30):
+        scores = unary + affinity @ labels
+        for _ in range(10 if balance else 0):
+            shares = softmax(scores - handicap).mean(0)
+            handicap = (handicap + balance * np.log(shares * 40 + 1e-6)) / 2
+        labels = softmax(scores - handicap)
+    found = propagate(logits, features, balance=balance)
+    np.testing.assert_allclose(found, labels, atol=1e-4)
+    np.testing.assert_allclose(found.sum(1), 1.0, atol=1e-12)
+
+
+def test_the_prior_in_float32_is_that_of_float64():
+    logits = np.random.default_rng(5).normal(size=(200, 300)) * 4
+    p, prior = softmax(logits), np.full(300, 1 / 300)
+    for _ in range(50):
+        prior = prior * ((1.0 / (p @ prior)) @ p) / len(p)
+    found = estimate_prior(logits, iterations=50)
+    np.testing.assert_allclose(found, prior / prior.sum(), rtol=1e-4, atol=1e-8)

@@ -7,8 +7,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgeprune.runtime._graph import Graph
+from edgeprune.runtime._light_walk import operators_reading
 from edgeprune.runtime._ort import make_session, run
-from edgeprune.runtime._plan import find_sites, groups_in_scope, sites_reading
+from edgeprune.runtime._plan import channel_axis, find_sites, groups_in_scope, sites_reading
 from edgeprune.runtime._stream import Batches
 from edgeprune.runtime._watch import POSITIONS_EVERY, ROWS_PER_SAMPLE, Watcher, watch
 from edgeprune.runtime.statistics import rows
@@ -115,3 +116,83 @@ def test_means_are_over_positions_whatever_the_layout(shape, axis, opset):
     value = run(make_session(model.SerializeToString()), [name], {"x": x})[0]
     wanted = x.mean(2 if axis == 1 else 1)
     np.testing.assert_allclose(value.reshape(wanted.shape), wanted, rtol=1e-5, atol=1e-6)
+
+
+class Gaps:
+    """Samples some of which are unusable; it keeps which were read."""
+
+    def __init__(self, samples: np.ndarray, unusable: set[int]) -> None:
+        self.samples, self.unusable = samples, unusable
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> np.ndarray | None:
+        return None if index in self.unusable else self.samples[index]
+
+
+def noted_of(graph):
+    groups = {group.name for group in groups_in_scope(graph.artifact, "hidden")}
+    readers = operators_reading(graph.artifact.info, groups)
+    sites = sites_reading(graph, groups)
+    return sites, {operator.output: channel_axis(operator) for operator in readers}
+
+
+@pytest.mark.parametrize("size", [1, 8])
+@pytest.mark.parametrize("unusable", [(), range(0, 60, 2), (0, 3, 58, 59)])
+def test_what_is_looked_into_last_comes_in_the_order_of_the_stream(
+    residual, pictures, size, unusable
+):
+    """Only some samples are run with probes, and the answers are as if there were no probes."""
+    graph, tensors = Graph(residual), residual.tensors
+    sites, noted = noted_of(graph)
+    source = Gaps(np.concatenate([pictures, pictures[::-1] * 0.5]), set(unusable))
+    shape, usable = residual.info.input_shape, [n for n in range(120) if n not in set(unusable)]
+    batches, held = (Batches(source, part, size, shape) for part in (range(110), range(110, 120)))
+    seen = watch(
+        graph, batches, tensors, threads=1, sites=sites, means=False, noted=noted, held_out=held
+    )
+    assert batches.indices == [n for n in usable if n < 110]
+    assert seen.samples == len(batches.indices) == len(seen.outputs)
+    assert len(seen.looked_into) == 48
+    assert set(seen.looked_into) <= set(batches.indices)
+    session = make_session(residual.graph, tensors)
+    wanted = run(session, [graph.output], {graph.input: source.samples[usable]})[0]
+    found = np.concatenate([seen.outputs, seen.held_outputs])
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    assert seen.features is not None
+    assert len(seen.features) == len(seen.outputs)
+
+
+def test_what_is_written_down_is_of_the_samples_that_are_named(residual, pictures):
+    graph, tensors = Graph(residual), residual.tensors
+    sites, noted = noted_of(graph)
+    samples = np.concatenate([pictures, pictures[::-1] * 0.5])
+    batches = Batches(Gaps(samples, set(range(0, 60, 2))), range(120), 1)
+    seen = watch(graph, batches, tensors, threads=1, sites=sites, means=False, noted=noted)
+    chosen = batches.subset(seen.looked_into)
+    again = watch(graph, chosen, tensors, threads=1, sites=sites, means=False, noted=noted)
+    assert again.looked_into == seen.looked_into
+    for tensor, said in seen.said.items():
+        np.testing.assert_allclose(np.concatenate(said), np.concatenate(again.said[tensor]))
+    for tensor, statistics in seen.statistics.items():
+        np.testing.assert_allclose(
+            statistics.positions.variance, again.statistics[tensor].positions.variance
+        )
+
+
+def test_of_a_long_stream_some_answers_are_kept(residual, pictures):
+    graph, tensors = Graph(residual), residual.tensors
+    sites, noted = noted_of(graph)
+    samples = np.concatenate([pictures, pictures[::-1] * 0.5])
+    batches = Batches(samples, range(120), 8)
+    seen = watch(
+        graph, batches, tensors, threads=1, sites=sites, means=False, noted=noted, most_kept=40
+    )
+    assert seen.samples == len(batches.indices) == 120
+    assert len(seen.outputs) == 40
+    session = make_session(residual.graph, tensors)
+    wanted = run(session, [graph.output], {graph.input: samples[seen.places]})[0]
+    np.testing.assert_allclose(seen.outputs, wanted, rtol=1e-4, atol=1e-5)
+    assert np.diff(seen.places).min() >= 1
+    assert np.diff(seen.places).max() <= 8
