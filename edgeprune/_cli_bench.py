@@ -13,6 +13,7 @@ _COMMANDS = {
     "latency": "Time a network dense, masked, watched and compacted, in turns.",
     "cost": "Time and memory of personalisation against plain inference.",
     "personalization": "What personalisation gives, against what else could be done.",
+    "results": "Print the tables of such a comparison again, also of one in pieces.",
     "guard": "Tell whether the guard refuses those who lose, from such results.",
     "compare": "Tell what got slower from one run to another.",
     "show": "Print saved runs as tables, or put them into a page.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +13,15 @@ from typing import Any, Literal
 
 from ..runtime.errors import InputError
 
-__all__ = ["Cell", "CellKey", "Level", "ResultsFile", "open_results", "read_results"]
+__all__ = [
+    "Cell",
+    "CellKey",
+    "Level",
+    "ResultsFile",
+    "gather_results",
+    "open_results",
+    "read_results",
+]
 
 Level = float | str | None
 """A sparsity, ``"auto"`` for what the method chooses, or None where it plays no part."""
@@ -142,6 +150,37 @@ def read_results(path: Path) -> list[Cell]:
     Raises:
         InputError: it cannot be read, or holds something else.
     """
+    return [cell for cell in _read(path)[1].values() if cell.status == "ok"]
+
+
+def gather_results(paths: Sequence[Path]) -> list[Cell]:
+    """The finished cells of one study that was measured in pieces; no file is changed.
+
+    What several of them hold counts as in the last.
+
+    Raises:
+        InputError: a file cannot be read or holds something else, they were made with different
+            settings, or a user's model or samples are not the same in all.
+    """
+    gathered: dict[CellKey, Cell] = {}
+    header: Mapping[str, Any] | None = None
+    known: dict[str, tuple[str, str]] = {}
+    for path in paths:
+        found, cells = _read(path)
+        header = header or found
+        _check_header(path, found, header)
+        for key, cell in cells.items():
+            measured_on = cell.model_id, cell.data
+            if cell.status == "ok" and known.setdefault(key.user, measured_on) != measured_on:
+                raise InputError(
+                    f"{path} holds results of {key.user} on another model or other samples than "
+                    "the files before it. Results of the two cannot be mixed; give them apart."
+                )
+        gathered |= {key: cell for key, cell in cells.items() if cell.status == "ok"}
+    return list(gathered.values())
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[CellKey, Cell]]:
     try:
         first, *lines = path.read_text("utf-8").splitlines() or [""]
     except OSError as error:
@@ -153,9 +192,8 @@ def read_results(path: Path) -> list[Cell]:
             f"{path} is no file of results: it is no text. Give what `edgeprune bench "
             "personalization` wrote (RESULTS.jsonl)."
         ) from error
-    _parsed_header(path, first)
-    cells = dict(_parsed(path, number, line) for number, line in enumerate(lines, start=2))
-    return [cell for cell in cells.values() if cell.status == "ok"]
+    header = _parsed_header(path, first)
+    return header, dict(_parsed(path, number, line) for number, line in enumerate(lines, start=2))
 
 
 def _lock(descriptor: int, path: Path) -> None:
