@@ -85,11 +85,11 @@ def _moments(walker: SideBySide, operator: Operator, then: int | None) -> CrossM
     """Joint moments of what an operator reads, pruned and dense."""
     found = CrossMoments(operator.in_channels, operator.in_channels)
     for seen in walker.walk.observe(operator.input, then=then):
-        pair = [
+        student, teacher = (
             rows(seen[track], channel_axis(operator), _ROWS_PER_SAMPLE)
             for track in ("student", "teacher")
-        ]
-        found.update(*pair)
+        )
+        found.update(student, teacher)
     return found
 
 

@@ -222,7 +222,8 @@ def _emphasised(values: NDArray[np.float32], samples: int, emphasis: float) -> N
         return values
     by_sample = values.reshape(samples, -1, values.shape[1])
     common = by_sample.mean(1, keepdims=True)
-    return (by_sample + np.float32(emphasis - 1.0) * common).reshape(values.shape)
+    emphasised = by_sample + np.float32(emphasis - 1.0) * common
+    return np.asarray(emphasised, np.float32).reshape(values.shape)
 
 
 def _mean_of(total: NDArray[Any], count: int) -> Float64:

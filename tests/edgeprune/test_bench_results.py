@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from edgeprune.bench._cells import Cell, CellKey, gather_results
 from edgeprune._cli import cli
+from edgeprune.bench._cells import Cell, CellKey, gather_results
 from edgeprune.runtime.errors import InputError
 
 
