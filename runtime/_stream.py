@@ -22,7 +22,13 @@ class SampleSource(Protocol):
 
 
 class Batches:
-    """A fixed choice of samples, given out in batches of shape ``(n, …)``."""
+    """A fixed choice of samples, given out in batches of shape ``(n, …)``.
+
+    Raises:
+        InputError: from going over them, when a sample does not fit the model, or one that was read
+            before, by these batches or what was chosen of them, cannot be read any more: what was
+            learnt from the others would be compared with the wrong ones.
+    """
 
     def __init__(
         self,
@@ -35,10 +41,13 @@ class Batches:
         self.indices = list(indices)
         self.batch_size = batch_size
         self._shape = tuple(shape)
+        self._read: set[int] = set()  # shared with what is chosen of them
 
     def subset(self, indices: Sequence[int]) -> Batches:
         """Some of the same source's samples."""
-        return Batches(self._source, indices, self.batch_size, self._shape)
+        chosen = Batches(self._source, indices, self.batch_size, self._shape)
+        chosen._read = self._read
+        return chosen
 
     def every(self, step: int) -> Batches:
         """Every `step`-th batch."""
@@ -57,8 +66,10 @@ class Batches:
         for index in list(self.indices):
             sample = self._source[index]
             if sample is None:
+                self._need_unread(index)
                 bad.add(index)
                 continue
+            self._read.add(index)
             pending.append(self._checked(sample))
             if len(pending) == self.batch_size:
                 yield _stacked(pending)
@@ -66,6 +77,14 @@ class Batches:
         self.indices = [index for index in self.indices if index not in bad]
         if pending:
             yield _stacked(pending)
+
+    def _need_unread(self, index: int) -> None:
+        if index in self._read:
+            raise InputError(
+                f"sample {index} could be read before and cannot be read any more. Nothing was "
+                "changed. Leave the samples where they are until personalisation ends, and run it "
+                "again."
+            )
 
     def _checked(self, sample: NDArray[np.float32]) -> NDArray[np.float32]:
         expected = self._shape[1:]

@@ -203,12 +203,13 @@ def _begin(
     shape = artifact.info.input_shape
     graph = Graph(artifact)
     batch = int(np.clip(_STEP_BYTES // max(graph.largest_step_bytes(), 1), 1, _LARGEST_BATCH))
+    samples = Batches(source, chosen, batch, shape)
     return State(
         artifact,
         graph,
         settings,
-        Batches(source, adapt, batch, shape),
-        Batches(source, held, batch, shape),
+        samples.subset(adapt),
+        samples.subset(held),
         on_progress,
         dict(artifact.tensors) | dict(artifact.neutral_masks),
     )

@@ -269,6 +269,19 @@ def test_batches_are_the_same_at_every_pass(pictures):
     assert len(batches) == 19
 
 
+def test_a_sample_that_vanishes_is_told(pictures):
+    """What was learnt from the others would otherwise be compared with the wrong ones."""
+    source = [*pictures[:12]]
+    batches = Batches(source, range(12), 4)  # type: ignore[arg-type]
+    some = batches.subset([1, 5, 9])
+    assert len(list(batches)) == 3
+    source[5] = None
+    for those in (batches, some, batches.every(1)):
+        with pytest.raises(InputError, match="sample 5 could be read before"):
+            list(those)
+    assert batches.indices == list(range(12))
+
+
 def test_batches_of_nothing_usable():
     assert list(Batches([None] * 5, range(5), 2)) == []  # type: ignore[list-item]
 

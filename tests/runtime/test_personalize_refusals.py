@@ -160,3 +160,25 @@ def test_silence_is_refused_or_harmless(digits, demo, strength):
         return
     dense = demo.accuracy(outputs_of(digits, None, demo.test))
     assert demo.accuracy(outputs_of(digits, profile, demo.test)) > dense - 0.1
+
+
+class Pulled:
+    """Samples of which one is gone the second time that it is asked for: a card was pulled."""
+
+    def __init__(self, samples: np.ndarray, gone: int) -> None:
+        self._samples, self._gone, self._asked = samples, gone, 0
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> np.ndarray | None:
+        self._asked += index == self._gone
+        return None if index == self._gone and self._asked > 1 else self._samples[index]
+
+
+@pytest.mark.parametrize("strength", ["light", "deep"])
+@pytest.mark.parametrize("gone", [4, 0])  # held out, learnt from
+def test_a_sample_that_is_gone_between_passes_is_told(digits, demo, strength, gone):
+    settings = Settings(strength=strength, sparsity=0.3, **QUICK)
+    with pytest.raises(InputError, match=f"sample {gone} could be read before.*Nothing was"):
+        personalize(digits, Pulled(demo.adapt[:60], gone), settings)
